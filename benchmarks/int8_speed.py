@@ -35,7 +35,7 @@ import torch
 import nas
 from nas.convert.int8 import slow_operators
 from nas.convert.worker import go_first
-from nas.devices.board.timer import load
+from nas.devices.board.runner.timer import load
 from nas.devices.host.device import _processor
 from nas.export.compare import differences
 from nas.export.images import RealImages, load_images

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.devices import Chain
-from nas.devices.board.timer import load
+from nas.devices.board.runner.timer import load
 from nas.devices.host.device import Host
 from nas.space import load_architecture
 from nas.versions import versions

@@ -15,7 +15,7 @@ from nas.accuracy import load_scores
 from nas.accuracy.evaluations import COLUMNS as EVALUATIONS
 from nas.accuracy.evaluations import _read as read_evaluations
 from nas.csv_files import read_columns, read_records, read_strict
-from nas.devices.board import run as board_runner
+from nas.devices.board.runner.results import RESULTS_FILE, RESULTS_FORMAT, read_results
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.journals import read_entries, read_whole
@@ -44,7 +44,7 @@ def written(path: Path, text: str) -> Path:
 ROWS = "step,loss\n1,0.5\n2,0.25\n"
 EVALUATION = ",".join(EVALUATIONS) + "\nabc,50.0,1.5,8-16-24-32,1-1-1-1,0.5\n"
 MEASURED = "move,place,choice,accuracy,loss,standard_error,lost,gained\ndrop,stage1_block1,,50.0,1.5,0.5,3,1\n"
-RESULTS = json.dumps({"format": board_runner.RESULTS_FORMAT, "bundle": "1"}) + "\n"
+RESULTS = json.dumps({"format": RESULTS_FORMAT, "bundle": "1"}) + "\n"
 FILES: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "records": ("a.csv", ROWS, lambda path: list(read_records(path, ("step", "loss")))),
     "strict": ("a.csv", ROWS, lambda path: list(read_strict(path, ("step", "loss")))),
@@ -64,9 +64,9 @@ FILES: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     ),
     "yaml": ("a.yaml", "format: x\n", lambda path: YamlFile(path).data),
     "results of a board": (
-        board_runner.RESULTS_FILE,
+        RESULTS_FILE,
         RESULTS,
-        lambda path: board_runner.read_results(path.parent, {"id": "1"}),
+        lambda path: read_results(path.parent, {"id": "1"}),
     ),
 }
 

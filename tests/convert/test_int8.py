@@ -14,7 +14,7 @@ from nas.convert import litert_int8
 from nas.convert.chain import Chain
 from nas.convert.converter import LITERT, LITERT_INT8, Converter
 from nas.convert.int8 import OPERATORS_FILE, slow_operators
-from nas.devices.board.timer import load
+from nas.devices.board.runner.timer import load
 from nas.files import YamlFile
 from nas.space import Space
 

@@ -16,8 +16,12 @@ from typing import Any
 
 import pytest
 
-from nas.devices.board import run as board
-from nas.devices.board.run import BundleError, CannotRun, Ended, Timer
+from nas.devices import board
+from nas.devices.board.runner import litert, machine
+from nas.devices.board.runner.errors import BundleError, CannotRun, Ended
+from nas.devices.board.runner.litert import Timer
+from nas.devices.board.runner.plan import FORMAT, check_file, read_plan, sha256
+from nas.devices.board.runner.results import Results, os_major
 
 WELL = """
 import time
@@ -112,8 +116,8 @@ def test_half_an_answer_is_a_crash(
     half.write_text(
         "import sys\nsys.stdin.readline()\nprint('{\"median', end='', flush=True)\nsys.exit(3)\n"
     )
-    monkeypatch.setattr(board, "__file__", str(tmp_path / "run.py"))
-    monkeypatch.setattr(board, "TIMER_FILE", half.name)
+    monkeypatch.setattr(litert, "__file__", str(tmp_path / "run.py"))
+    monkeypatch.setattr(litert, "TIMER_FILE", half.name)
     with pytest.raises(CannotRun, match="exit code 3"):
         timer.measure(tmp_path / "model.tflite")
 
@@ -141,14 +145,14 @@ def test_processor_is_named_without_a_device_tree(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = {"/proc/cpuinfo": CPUINFO[name]}
-    monkeypatch.setattr(board, "_text", lambda path: texts.get(path, ""))
-    assert board.processor() == name
+    monkeypatch.setattr(machine, "_text", lambda path: texts.get(path, ""))
+    assert machine.processor() == name
 
 
 def test_device_tree_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"/proc/device-tree/model": "ODROID-N2\0", "/proc/cpuinfo": "Hardware: x\n"}
-    monkeypatch.setattr(board, "_text", lambda path: texts.get(path, ""))
-    assert board.processor() == "ODROID-N2"
+    monkeypatch.setattr(machine, "_text", lambda path: texts.get(path, ""))
+    assert machine.processor() == "ODROID-N2"
 
 
 def test_hybrid_processors_get_their_fast_cores(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,15 +160,15 @@ def test_hybrid_processors_get_their_fast_cores(monkeypatch: pytest.MonkeyPatch)
     folder = "/sys/devices/system/cpu/cpu"
     capacities = {f"{folder}{core}/cpu_capacity": "485\n" for core in range(4)}
     capacities |= {f"{folder}{core}/cpu_capacity": "1024\n" for core in (4, 5)}
-    monkeypatch.setattr(board, "_text", lambda path: capacities.get(path, ""))
-    assert board.fast_cores(list(range(6)), 2) == [4, 5]
-    assert board.fast_cores([0, 1, 4], 1) == [4]
+    monkeypatch.setattr(machine, "_text", lambda path: capacities.get(path, ""))
+    assert machine.fast_cores(list(range(6)), 2) == [4, 5]
+    assert machine.fast_cores([0, 1, 4], 1) == [4]
     hertz = {f"{folder}{core}/cpufreq/cpuinfo_max_freq": "5100000" for core in range(8)}
     hertz |= {f"{folder}{core}/cpufreq/cpuinfo_max_freq": "3900000" for core in range(8, 16)}
-    monkeypatch.setattr(board, "_text", lambda path: hertz.get(path, ""))
-    assert board.fast_cores(list(range(16)), 2) == [6, 7]
-    monkeypatch.setattr(board, "_text", lambda path: "")
-    assert board.fast_cores([0, 1, 2, 3], 2) == [2, 3]
+    monkeypatch.setattr(machine, "_text", lambda path: hertz.get(path, ""))
+    assert machine.fast_cores(list(range(16)), 2) == [6, 7]
+    monkeypatch.setattr(machine, "_text", lambda path: "")
+    assert machine.fast_cores([0, 1, 2, 3], 2) == [2, 3]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +181,7 @@ def test_hybrid_processors_get_their_fast_cores(monkeypatch: pytest.MonkeyPatch)
     ],
 )
 def test_only_the_major_version_of_a_system_counts(one: str, other: str, same: bool) -> None:
-    assert (board.os_major(one) == board.os_major(other)) is same
+    assert (os_major(one) == os_major(other)) is same
 
 
 @pytest.fixture
@@ -195,11 +199,11 @@ def bundle(tmp_path: Path) -> Path:
                 "role": role,
                 "label": role,
                 "file": f"files/{file.name}",
-                "sha256": board.sha256(file),
+                "sha256": sha256(file),
             }
         )
     plan = {
-        "format": board.FORMAT,
+        "format": FORMAT,
         "id": "1",
         "device": {"name": "board", "kind": "litert-board", "threads": 1},
         "space": "x",
@@ -210,9 +214,9 @@ def bundle(tmp_path: Path) -> Path:
         "files": entries,
     }
     (folder / "plan.json").write_text(json.dumps(plan))
-    here = Path(board.__file__)
-    for name in ("run.py", "timer.py"):
-        (folder / name).write_text(here.with_name(name).read_text())
+    (folder / board.RUNNER).mkdir()
+    for name, text in board.programs().items():
+        (folder / name).write_text(text)
     return folder
 
 
@@ -287,23 +291,23 @@ def test_plan_that_leads_elsewhere_is_refused(bundle: Path, change: dict[str, An
         plan |= change
     (bundle / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(BundleError, match=r"plan\.json: .*Fix: write the bundle again"):
-        board.read_plan(bundle)
+        read_plan(bundle)
 
 
 def test_links_are_not_followed(bundle: Path, tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("dear to me")
-    plan = board.read_plan(bundle)
+    plan = read_plan(bundle)
     for name in (".lock", "results.jsonl"):
         (bundle / name).symlink_to(victim)
         with pytest.raises(BundleError, match="is a link"):
-            board.Results(bundle, plan, {})
+            Results(bundle, plan, {})
         (bundle / name).unlink()
     file = bundle / plan["files"][0]["file"]
     file.unlink()
     file.symlink_to(victim)
     with pytest.raises(BundleError, match="is not a file of this bundle"):
-        board.check_file(bundle, plan["files"][0])
+        check_file(bundle, plan["files"][0])
     assert victim.read_text() == "dear to me" and os.path.getsize(victim) == 10
 
 
@@ -311,12 +315,12 @@ def test_finders_files_do_not_count(tmp_path: Path) -> None:
     package = tmp_path / "a.mlpackage"
     (package / "Data").mkdir(parents=True)
     (package / "Data" / "model").write_text("model")
-    before = board.sha256(package)
+    before = sha256(package)
     for name in (".DS_Store", "._model", "Data/.DS_Store"):
         (package / name).write_bytes(b"\0\1")
-    assert board.sha256(package) == before
+    assert sha256(package) == before
     (package / "Data" / "model").write_text("mode")
-    assert board.sha256(package) != before
+    assert sha256(package) != before
 
 
 def test_runtime_whose_process_is_ended_once_is_kept(

@@ -19,8 +19,7 @@ from nas.devices import Chain, OperationFailed, Timing
 from nas.devices.board.replay import Replay
 from nas.devices.kinds import Settings
 from nas.errors import InputError, NasError
-from nas.latency import bundle
-from nas.latency.bundle import merge_bundle, write_bundle
+from nas.latency.bundle import merge_bundle, write, write_bundle
 from nas.space import Space
 from nas.space.operations import space_operations
 from nas.testing.devices import true_ms
@@ -159,7 +158,7 @@ def space(small_space: Callable[..., Space]) -> Space:
 @pytest.fixture
 def phone(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Phone]:
     """Return a function that writes a bundle and pushes it to a phone."""
-    monkeypatch.setattr(bundle, "Converter", FakeConverter)
+    monkeypatch.setattr(write, "Converter", FakeConverter)
     monkeypatch.setattr(FakeConverter, "stop_after", None)
     monkeypatch.setattr(FakeConverter, "fails", staticmethod(lambda chain: False))
     tool = tmp_path / "tool" / "benchmark_model"

@@ -26,8 +26,7 @@ from nas.devices.farms import FARMS, OverQuota, farm_of
 from nas.devices.farms import batch as batch_module
 from nas.devices.kinds import Settings
 from nas.errors import InputError, NasError
-from nas.latency import bundle
-from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
+from nas.latency.bundle import merge_bundle, run_bundle, write, write_bundle
 from nas.latency.command import profile
 from nas.space import Space
 from nas.testing.devices import true_ms
@@ -110,7 +109,7 @@ def whole_place(
     monkeypatch.setenv(FARMS[farm].variable, python)
     if farm == "runlocal" and not port_is_free(RUNLOCAL_PORT):
         pytest.skip(f"port {RUNLOCAL_PORT} is taken")
-    monkeypatch.setattr(bundle, "Converter", FakeConverter)
+    monkeypatch.setattr(write, "Converter", FakeConverter)
     monkeypatch.setattr(FakeConverter, "stop_after", None)
     monkeypatch.setattr(FakeConverter, "fails", staticmethod(lambda chain: False))
     monkeypatch.setattr(batch_module, "POLL_S", 0.01)
@@ -352,7 +351,7 @@ def test_farms_have_what_the_registry_needs() -> None:
 def test_a_bundle_of_another_kind_is_refused(
     small_space: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "Converter", FakeConverter)
+    monkeypatch.setattr(write, "Converter", FakeConverter)
     write_bundle(small_space(), "my-pi", tmp_path / "bundle")
     with pytest.raises(InputError, match=r"runlocal does not run bundles .*expected coreml"):
         run_bundle(tmp_path / "bundle", through="runlocal")
@@ -363,7 +362,7 @@ def test_a_bundle_of_another_kind_is_refused(
 def test_options_of_the_command_reach_the_bundle(
     small_space: Callable[..., Space], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle, "Converter", FakeConverter)
+    monkeypatch.setattr(write, "Converter", FakeConverter)
     tool = tmp_path / "benchmark_model"
     tool.write_bytes(ELF_ARM64)
     folder = tmp_path / "bundle"

@@ -16,7 +16,8 @@ from nas.blocks import MB4D, Operation, Shape
 from nas.convert.converter import LITERT, cache_folder
 from nas.convert.litert import build
 from nas.devices import Chain, OperationFailed, Settings
-from nas.devices.board.timer import quietest
+from nas.devices.board.runner import machine
+from nas.devices.board.runner.timer import quietest
 from nas.devices.host import device as host_module
 from nas.devices.host.device import Host
 from nas.devices.precision import device_of
@@ -112,6 +113,8 @@ def test_in_a_hurry_the_core_that_measures_converts_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_module, "_cores", lambda: [0, 1, 2])
+    # Equal cores, whatever this machine has: of those the last one measures.
+    monkeypatch.setattr(machine, "_speed", lambda core: 0.0)
     found: dict[str, Any] = {}
     monkeypatch.setattr(
         host_module, "Converter", lambda *positional, **named: found.update(of=positional, **named)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from nas.devices.board import run as board_runner
+from nas.devices.board.runner import measuring
+from nas.devices.board.runner.plan import sha256
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
 from nas.space import Space
 
@@ -30,8 +31,13 @@ pytestmark = pytest.mark.slow
 def bundle(tiny_space: Space, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     assert not write_bundle(tiny_space, "board", folder).failed
-    shortened(folder / "timer.py", {"ROUND_S = 0.1": "ROUND_S = 0.03", "LOADS = 3": "LOADS = 1"})
-    shortened(folder / "run.py", {"PAUSES_S = (5.0, 15.0, 30.0)": "PAUSES_S = (0.1,)"})
+    shortened(
+        folder / "runner" / "timer.py",
+        {"ROUND_S = 0.1": "ROUND_S = 0.03", "LOADS = 3": "LOADS = 1"},
+    )
+    shortened(
+        folder / "runner" / "measuring.py", {"PAUSES_S = (5.0, 15.0, 30.0)": "PAUSES_S = (0.1,)"}
+    )
     return folder
 
 
@@ -113,7 +119,7 @@ def test_killed_run_goes_on_and_a_broken_file_is_one_failure(
     plan = json.loads((folder / "plan.json").read_text())
     last = plan["files"][-1]
     (folder / last["file"]).write_bytes(b"no model")
-    last["sha256"] = board_runner.sha256(folder / last["file"])
+    last["sha256"] = sha256(folder / last["file"])
     (folder / "plan.json").write_text(json.dumps(plan))
     result = run(python, folder)
     assert result.returncode == 0, result.stderr
@@ -123,7 +129,7 @@ def test_killed_run_goes_on_and_a_broken_file_is_one_failure(
 
 
 def test_nas_runs_it_too(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board_runner, "PAUSES_S", (0.1,))
+    monkeypatch.setattr(measuring, "PAUSES_S", (0.1,))
     folder = copied(bundle, tmp_path)
     counts = run_bundle(folder)
     assert counts["failed"] == 0 and counts["measured"] == counts["files"]
@@ -144,5 +150,7 @@ def test_without_a_runtime_one_line_says_what_to_install(bundle: Path, tmp_path:
 def test_files_of_the_bundle_are_python_3_8(bundle: Path) -> None:
     import ast
 
-    for name in ("run.py", "timer.py"):
-        ast.parse((bundle / name).read_text(), feature_version=(3, 8))
+    programs = [bundle / "run.py", *(bundle / "runner").glob("*.py")]
+    assert len(programs) > 5
+    for program in programs:
+        ast.parse(program.read_text(), feature_version=(3, 8))

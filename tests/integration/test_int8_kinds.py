@@ -8,7 +8,7 @@ import pytest
 
 from nas.blocks import SPECS, Operation
 from nas.convert import litert_int8
-from nas.devices.board.timer import load
+from nas.devices.board.runner.timer import load
 from nas.latency.profile.operation_timing import EMPTY, chains
 from nas.testing.blocks import examples
 

@@ -19,15 +19,19 @@ from fake_converter import FakeConverter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas.devices import Chain, Interrupted
-from nas.devices.board import run as board_runner
+from nas.devices import Chain, Interrupted, board
 from nas.devices.board.replay import Replay
+from nas.devices.board.runner import measuring
+from nas.devices.board.runner.errors import BundleError, CannotRun, Ended
+from nas.devices.board.runner.measuring import run_litert
+from nas.devices.board.runner.plan import read_plan
+from nas.devices.board.runner.results import Results, read_results
 from nas.devices.coreml import COPIES
 from nas.devices.kinds import Settings
 from nas.devices.phones import phones
 from nas.errors import InputError, NasError
-from nas.latency import bundle, load_table
-from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
+from nas.latency import load_table
+from nas.latency.bundle import merge_bundle, run_bundle, write, write_bundle
 from nas.latency.profile.run import profile
 from nas.space import Space, load_space
 from nas.space.operations import space_operations
@@ -56,7 +60,7 @@ class FakeTimer:
         FakeTimer.measured.append(path)
         chain = Chain.from_dict(json.loads(path.read_text()))
         if FakeTimer.fails(chain):
-            raise board_runner.CannotRun("RuntimeError: unsupported")
+            raise CannotRun("RuntimeError: unsupported")
         ms = true_ms(chain) * FakeTimer.factor(len(FakeTimer.measured))
         return {"median_ms": ms, "p10_ms": ms * 0.99, "p90_ms": ms * 1.02, "runs": 100}
 
@@ -80,9 +84,9 @@ class FakeTimer:
 
 @pytest.fixture(autouse=True)
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "Converter", FakeConverter)
-    monkeypatch.setattr(board_runner, "Timer", FakeTimer)
-    monkeypatch.setattr(board_runner, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(write, "Converter", FakeConverter)
+    monkeypatch.setattr(measuring, "Timer", FakeTimer)
+    monkeypatch.setattr(measuring, "PAUSES_S", (0.0, 0.0))
     for name in ("fails", "factor", "stop_after", "soc"):
         for fake in (FakeConverter, FakeTimer):
             if hasattr(fake, name):  # put back what a test changes
@@ -143,7 +147,7 @@ def test_bundle_has_what_it_needs_and_says_what_it_is(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} >= {
         "plan.json",
         "run.py",
-        "timer.py",
+        "runner",
         "README.txt",
         "files",
     }
@@ -161,8 +165,8 @@ def test_bundle_has_what_it_needs_and_says_what_it_is(folder: Path) -> None:
     }
     text = (folder / "README.txt").read_text()
     assert "board" in text and "python run.py" in text and "nas profile --merge" in text
-    here = Path(board_runner.__file__)
-    assert (folder / "run.py").read_text() == here.read_text()
+    for name, program in board.programs().items():
+        assert (folder / name).read_text() == program
 
 
 @pytest.mark.parametrize("name", ["my-pi", "host"])
@@ -226,8 +230,8 @@ def test_core_ml_bundle_does_not_run_here(space: Space, tmp_path: Path) -> None:
     write_bundle(space, "iphone12", tmp_path / "bundle")
     with pytest.raises(InputError, match="a Mac with Xcode"):
         run_bundle(tmp_path / "bundle")
-    with pytest.raises(board_runner.BundleError, match="is a bundle for Core ML"):
-        board_runner.run_litert(tmp_path / "bundle", lambda *_: None)
+    with pytest.raises(BundleError, match="is a bundle for Core ML"):
+        run_litert(tmp_path / "bundle", lambda *_: None)
 
 
 @pytest.mark.parametrize("part", [0.1, 0.6])
@@ -390,14 +394,11 @@ def test_any_content_of_a_file_is_read_or_refused(content: bytes) -> None:
     with TemporaryDirectory() as folder:
         for name in ("plan.json", "results.jsonl"):
             Path(folder, name).write_bytes(content)
-        with contextlib.suppress(board_runner.BundleError):
-            plan = board_runner.read_plan(Path(folder))
+        with contextlib.suppress(BundleError):
+            plan = read_plan(Path(folder))
             assert plan["format"] == "nas-bundle-1" and plan["files"] is not None
-        with contextlib.suppress(board_runner.BundleError):
-            assert all(
-                isinstance(entry, dict)
-                for entry in board_runner.read_results(Path(folder), {"id": "x"})
-            )
+        with contextlib.suppress(BundleError):
+            assert all(isinstance(entry, dict) for entry in read_results(Path(folder), {"id": "x"}))
 
 
 def test_damaged_header_is_named(folder: Path, tmp_path: Path) -> None:
@@ -480,8 +481,8 @@ def test_full_disk_keeps_what_was_measured(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_second_runner_is_refused(folder: Path) -> None:
-    plan = board_runner.read_plan(folder)
-    first = board_runner.Results(folder, plan, FakeTimer(1).describe(plan))
+    plan = read_plan(folder)
+    first = Results(folder, plan, FakeTimer(1).describe(plan))
     with pytest.raises(InputError, match="another process measures this bundle"):
         run_bundle(folder)
     del first
@@ -560,7 +561,7 @@ def test_ended_process_leaves_its_file_for_the_next_call(
 
     def measure(self: FakeTimer, path: Path) -> dict[str, Any]:
         if path == folder / bad:
-            raise board_runner.Ended("the process that ran it was ended by signal 9")
+            raise Ended("the process that ran it was ended by signal 9")
         return own(self, path)
 
     with monkeypatch.context() as patch:
@@ -612,10 +613,13 @@ def test_writing_over_a_strangers_bundle_follows_no_link(space: Space, tmp_path:
     (folder / "run.py").symlink_to(elsewhere)
     write_bundle(space, "board", folder)
     assert elsewhere.read_text() == "dear to me" and not (folder / "run.py").is_symlink()
-    (folder / "files").rename(tmp_path / "files")
-    (folder / "files").symlink_to(tmp_path / "files")
-    with pytest.raises(InputError, match=r"files: is a link"):
-        write_bundle(space, "board", folder)
+    for name in ("files", board.RUNNER):
+        (folder / name).rename(tmp_path / name)
+        (folder / name).symlink_to(tmp_path / name)
+        with pytest.raises(InputError, match=rf"{name}: is a link"):
+            write_bundle(space, "board", folder)
+        (folder / name).unlink()
+        (tmp_path / name).rename(folder / name)
 
 
 def test_readme_says_size_and_hours(folder: Path) -> None:

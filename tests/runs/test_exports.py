@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.devices.board.run import sha256
+from nas.devices.board.runner.plan import sha256
 from nas.errors import InputError, NasError
 from nas.files import tree_sha256
 from nas.runs.exports import Record, aside, size

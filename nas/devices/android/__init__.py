@@ -78,7 +78,7 @@ class AndroidKind(DeviceKind):
         from nas.convert.converter import LITERT, LITERT_INT8
         from nas.devices.android.carried import PROGRAMS
         from nas.devices.base import Device
-        from nas.devices.board.run import BOUND
+        from nas.devices.board.runner.measuring import BOUND
 
         return BundleRecipe(
             target=LITERT,

@@ -41,7 +41,8 @@ from nas.devices.android.device import (
     gpu_placement,
     timing,
 )
-from nas.devices.board import run as board_runner
+from nas.devices.board.runner.measuring import BOUND, EVERY, PAUSES_S
+from nas.devices.board.runner.results import RESULTS_FILE, RESULTS_FORMAT, read_results
 from nas.devices.kinds import BundlePrograms, Entry, Settings
 from nas.devices.phones import Phone
 from nas.devices.precision import check_precision
@@ -142,19 +143,19 @@ class Programs(BundlePrograms):
             InputError: for damaged results, those of another bundle or phone, or of the CPU where
                 the GPU was asked for.
         """
-        written = board_runner.read_results(folder, plan)
+        written = read_results(folder, plan)
         carried = folder / RESULTS
         if not (carried / DEVICE_FILE).exists():
             return written
         if written:
             raise InputError(
                 f"{folder}: holds results of run.sh and of nas profile --run. Fix: move"
-                f" {RESULTS} or {board_runner.RESULTS_FILE} away"
+                f" {RESULTS} or {RESULTS_FILE} away"
             )
         observed = _observed(carried / DEVICE_FILE, plan)
         entries: list[Entry] = [
             {
-                "format": board_runner.RESULTS_FORMAT,
+                "format": RESULTS_FORMAT,
                 "bundle": plan["id"],
                 "device": _device_info(plan, observed),
             }
@@ -219,9 +220,9 @@ def _settings(plan: Entry) -> Iterator[tuple[str, object]]:
     # The shell's arithmetic knows whole numbers alone.
     yield "spread_percent", round(100 * SPREAD)
     yield "limit_s", LIMIT_S
-    yield "every", board_runner.EVERY
-    yield "bound_percent", round(100 * board_runner.BOUND)
-    yield "pauses_s", " ".join(f"{pause:.0f}" for pause in board_runner.PAUSES_S)
+    yield "every", EVERY
+    yield "bound_percent", round(100 * BOUND)
+    yield "pauses_s", " ".join(f"{pause:.0f}" for pause in PAUSES_S)
     yield "hot", MODERATE
     yield "cool_down_s", round(COOL_DOWN_S)
     yield "look_s", round(LOOK_S)

@@ -1,11 +1,12 @@
 """Boards as a kind of device: computers with LiteRT that are measured by a bundle.
 
-This folder holds the program that runs there, `run`, and the device that answers from its results
-here, `replay`.
+This folder holds the programs that run there, `run` and `runner`, and the device that answers from
+their results here, `replay`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.devices.kinds import BundleRecipe, Connected, DeviceKind, Opening, Settings
@@ -29,6 +30,17 @@ is tried again by the same command.
 With nas installed there, `nas profile --run FOLDER` does the same."""
 
 
+RUNNER = "runner"
+"""The folder of `programs` in a bundle, beside run.py, which starts it."""
+
+
+def programs() -> dict[str, str]:
+    """Return the programs that a standalone bundle carries: text by name in the bundle."""
+    here = Path(__file__).parent
+    files = [here / "run.py", *sorted((here / RUNNER).glob("*.py"))]
+    return {file.relative_to(here).as_posix(): file.read_text(encoding="utf-8") for file in files}
+
+
 class BoardKind(DeviceKind):
     """Computers that run .tflite files; none is ever connected here."""
 
@@ -48,7 +60,7 @@ class BoardKind(DeviceKind):
     def bundle_recipe(self) -> BundleRecipe:
         from nas.convert.converter import LITERT, LITERT_INT8
         from nas.devices.base import Device
-        from nas.devices.board.run import BOUND
+        from nas.devices.board.runner.measuring import BOUND
 
         return BundleRecipe(
             target=LITERT,

@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from nas.convert.chain import Chain, OperationFailed
 from nas.devices.base import Device, Timing
-from nas.devices.board import run as board_runner
+from nas.devices.board.runner.errors import BundleError, NotWritten
+from nas.devices.board.runner.plan import read_plan
+from nas.devices.board.runner.results import RESULTS_FILE, read_results
 from nas.devices.info import DeviceInfo
 from nas.devices.kinds import KINDS, BundleRecipe
 from nas.errors import InputError, NasError
@@ -21,12 +23,12 @@ from nas.validation import explain
 
 @contextmanager
 def bundle_errors() -> Iterator[None]:
-    """Turn errors of the stand-alone `board_runner` into those of nas, within the context."""
+    """Turn errors of the stand-alone `runner` into those of nas, within the context."""
     try:
         yield
-    except board_runner.NotWritten as error:
+    except NotWritten as error:
         raise NasError(str(error)) from error
-    except board_runner.BundleError as error:
+    except BundleError as error:
         raise InputError(str(error)) from error
 
 
@@ -46,7 +48,7 @@ class Replay(Device):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         with bundle_errors():
-            self.plan = board_runner.read_plan(folder)
+            self.plan = read_plan(folder)
             entries = self._entries()
         self.copies = self.plan["copies"]
         # Entries by digest: chains that could not be converted, then measured ones. A later entry
@@ -66,7 +68,7 @@ class Replay(Device):
         self._info = self._device_info(entries[0]["device"])
         if self._info.name != self.plan["device"]["name"]:
             raise InputError(
-                f"{folder / board_runner.RESULTS_FILE}:1: is of another device (got"
+                f"{folder / RESULTS_FILE}:1: is of another device (got"
                 f" {self._info.name!r}, expected {self.plan['device']['name']!r}). Fix: replace it by"
                 " this bundle's results"
             )
@@ -120,7 +122,7 @@ class Replay(Device):
         recipe = self._recipe()
         if recipe is not None and recipe.programs is not None:
             return recipe.programs.results(self.folder, self.plan)
-        return board_runner.read_results(self.folder, self.plan)
+        return read_results(self.folder, self.plan)
 
     def _command(self) -> str:
         """Return the command that measures the rest of the bundle."""
@@ -136,9 +138,7 @@ class Replay(Device):
             return DeviceInfo(**fields)  # type: ignore[arg-type]
         except (ValidationError, TypeError) as error:
             reason = explain(error) if isinstance(error, ValidationError) else str(error)
-            raise InputError(
-                f"{self.folder / board_runner.RESULTS_FILE}:1: device: {reason}"
-            ) from None
+            raise InputError(f"{self.folder / RESULTS_FILE}:1: device: {reason}") from None
 
 
 def _is_outcome(entry: dict[str, Any]) -> bool:

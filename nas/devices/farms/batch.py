@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from nas.devices.board import run as board_runner
+from nas.devices.board.runner.plan import check_file
+from nas.devices.board.runner.results import Results
 from nas.devices.farms import Entry, Farm, FarmDevice, OverQuota, squeezed_chip
 from nas.devices.farms.client import Client, Gone, Refused, Unreachable
 from nas.devices.packed import unpacked
@@ -78,7 +79,7 @@ def run_batch(
         described = client.ask("describe")
         device = _device(plan, farm, wanted, described)
         info = _device_info(plan, farm, device, unit, described["version"])
-        with closing(board_runner.Results(folder, plan, info)) as results:
+        with closing(Results(folder, plan, info)) as results:
             batch = _Batch(folder, plan, farm, device, unit, client, results)
             batch.announce(say)
             return batch.run(progress, POLL_S if poll_s is None else poll_s)
@@ -100,7 +101,7 @@ class _Batch:
         device: FarmDevice,
         unit: str,
         client: Client,
-        results: board_runner.Results,
+        results: Results,
     ) -> None:
         self.folder = folder
         self.farm = farm
@@ -201,7 +202,7 @@ class _Batch:
         """Submit files until none is left or the quota is reached; move them to `waiting`."""
         while unsent:
             digest = unsent[0]
-            path = board_runner.check_file(self.folder, self.files[digest])
+            path = check_file(self.folder, self.files[digest])
             try:
                 with unpacked(path) as sent:
                     answer = self._ask(

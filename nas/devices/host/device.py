@@ -15,7 +15,7 @@ from nas.convert.chain import Chain
 from nas.convert.converter import MOST_WORKERS, Converter
 from nas.convert.worker import Worker
 from nas.devices.base import Device, StartUp, Timing
-from nas.devices.board.run import fast_cores, processor
+from nas.devices.board.runner.machine import fast_cores, processor
 from nas.devices.host import HOST, KIND
 from nas.devices.info import DeviceInfo
 from nas.devices.precision import DEFAULT, litert_target, table_name

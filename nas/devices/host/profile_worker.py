@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.convert.worker import go_first, serve
-from nas.devices.board.timer import (
+from nas.devices.board.runner.timer import (
     LEAST_ROUNDS,
     MOST_ROUNDS,
     QUIET,

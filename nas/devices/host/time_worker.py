@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas.convert.worker import go_first, serve
-from nas.devices.board.timer import find_runtime, load, quietest, random_input, summary, time_file
+from nas.devices.board.runner.timer import (
+    find_runtime,
+    load,
+    quietest,
+    random_input,
+    summary,
+    time_file,
+)
 
 if TYPE_CHECKING:
-    from nas.devices.board.timer import Run
+    from nas.devices.board.runner.timer import Run
 
 ONNX = ".onnx"
 MOST_S, ROUND_S = 0.1, 0.05

@@ -1,8 +1,7 @@
-"""Time .tflite files on the CPU, for `run.py`: answer each JSON line on stdin with one.
+"""Time .tflite files on the CPU, for `litert`: answer each JSON line on stdin with one.
 
-A copy of this file goes into every bundle, beside `run.py`, which starts it as a process. A crash
-costs one file then. It stands alone on Python 3.8 or newer with numpy and ai-edge-litert or
-tflite-runtime. The host's `time_worker` calls its `time_file` too.
+That module starts it as a process, so that a crash costs one file. It needs numpy and ai-edge-litert
+or tflite-runtime. The host's `time_worker` calls its `time_file` too.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ QUIET = 1.01
 
 def main() -> None:
     """Answer requests until stdin closes."""
-    # Runtimes print to file descriptors 1 and 2. Both lead to the file of `run.py` for errors from
+    # Runtimes print to file descriptors 1 and 2. Both lead to the file of `litert` for errors from
     # here on, and the answers go to a copy of descriptor 1.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

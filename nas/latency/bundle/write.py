@@ -1,28 +1,20 @@
-"""Write, run and merge bundles: folders in which measurements travel to another machine.
-
-`nas profile --bundle` writes the chains that fill a table as files. `--run` measures them on the
-machine that has the device, and `--merge` makes the table of the results at home.
-"""
+"""Write a bundle, or what is missing in one: the chains that fill a table as files, and a plan."""
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas.blocks import Operation
 from nas.convert.chain import EMPTY, Chain, Interrupted, OperationFailed
 from nas.convert.converter import MOST_WORKERS, Converter, Target
-from nas.devices import board, opened
-from nas.devices.base import Device
-from nas.devices.board import run as board_runner
-from nas.devices.board.replay import Replay, bundle_errors
-from nas.devices.farms import farm_of
-from nas.devices.farms.batch import run_batch
+from nas.devices import board
+from nas.devices.board.runner.errors import BundleError
+from nas.devices.board.runner.plan import FORMAT, PLAN_FILE, check_names
+from nas.devices.board.runner.plan import sha256 as sha256_of
 from nas.devices.info import check_device_name
 from nas.devices.kinds import (
     KINDS,
@@ -31,32 +23,27 @@ from nas.devices.kinds import (
     Settings,
     kind_of_fixed_name,
 )
-from nas.devices.packed import packed, unpacked
+from nas.devices.packed import packed
 from nas.devices.phones import Phone, phones
-from nas.devices.precision import DEFAULT, check_precision, split_name, table_name
+from nas.devices.precision import DEFAULT, check_precision, table_name
 from nas.errors import InputError, NasError
 from nas.extras import need
 from nas.files import data_sha256, read_text, remove, write_text
-from nas.latency.check.table import check
 from nas.latency.network_times import (
-    NetworkTime,
     Progress,
-    at_resolution_id,
     calibration_members,
     check_members,
     resolution_id,
     space_id,
 )
-from nas.latency.profile.bench import Report
 from nas.latency.profile.operation_timing import chains
-from nas.latency.profile.run import profile
 from nas.latency.profile.width_groups import groups
-from nas.latency.table import LatencyTable
-from nas.space import Space, load_space
+from nas.space import Space
 from nas.space.operations import space_operations
 from nas.versions import versions
 
 FILES = "files"
+
 
 README = """\
 The {count} files in this folder are measured for the latency table of {name}, for the space
@@ -171,7 +158,7 @@ def write_bundle(
                 path = packed(future.result())
                 entry |= {
                     "file": path.relative_to(folder).as_posix(),
-                    "sha256": board_runner.sha256(path),
+                    "sha256": sha256_of(path),
                 }
             except OperationFailed as error:
                 entry["failed"] = str(error)
@@ -179,7 +166,7 @@ def write_bundle(
                 # The entry stays without a file: the bundle is not complete, and the same command
                 # converts it.
                 interrupted[entry["label"]] = str(error)
-            write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
+            write_text(folder / PLAN_FILE, json.dumps(plan, indent=1))
         progress("files", len(todo), len(todo))
     finally:
         converter.close()
@@ -192,99 +179,6 @@ def write_bundle(
     _finish(folder, plan, recipe)
     failed = {entry["label"]: entry["failed"] for entry in plan["files"] if "failed" in entry}
     return Written(len(items), len(kept), failed)
-
-
-def run_bundle(
-    folder: Path,
-    progress: Progress = lambda *_: None,
-    threads: int | None = None,
-    *,
-    unit: str | None = None,
-    through: str | None = None,
-    say: Callable[[str], None] = lambda _: None,
-) -> dict[str, int]:
-    """Measure the files of a bundle that have no result yet, on this machine or through a farm.
-
-    Args:
-        folder: of the bundle.
-        progress: is called before each file.
-        threads: CPU threads of a board (default: those that the bundle was written for).
-        unit: compute unit (default: the one that the bundle was written for).
-        through: device farm, as FARM or FARM:DEVICE (default: this machine).
-        say: is called with what the user should know before a farm gets anything.
-
-    Returns:
-        Counts of `files`, `measured`, `reused` and `failed` and `interrupted` ones, and of
-        `drifted` ones on this machine.
-
-    Raises:
-        InputError: for a damaged bundle, results of another one, or a machine that lacks what it
-            takes.
-        NasError: when the disk is full.
-        DeviceLost: when the phone is gone; what was measured is kept.
-    """
-    with bundle_errors():
-        plan = board_runner.read_plan(folder)
-        kind = str(plan["device"]["kind"])
-        recipe = _recipe(folder, kind)
-        if through is not None:
-            farm, wanted = farm_of(through)
-            return run_batch(folder, plan, farm, wanted, unit, progress, say)
-        if recipe.standalone:
-            return board_runner.run_litert(folder, progress, threads)
-        name, _ = _opened_as(plan)
-        _check_reachable(name, kind)
-        settings = _settings(plan)
-        settings = replace(settings, unit=unit or settings.unit)
-        with opened(name, settings) as (device, *_):
-            # Plain JSON data: the results' header is written from it and compared with it.
-            info = json.loads(json.dumps(device.info().to_dict()))
-            return board_runner.run(
-                folder, plan, info, lambda path: _measure(device, path), progress, recipe.bound
-            )
-
-
-def merge_bundle(
-    folder: Path, out: Path | None = None, progress: Progress = lambda *_: None
-) -> tuple[LatencyTable, Report, list[NetworkTime]]:
-    """Make the table of a bundle that was run, and check it where it has networks for that.
-
-    Args:
-        folder: of the bundle with its results.
-        out: the table's folder (default: ./latency_tables/DEVICE).
-        progress: is called as by `profile` and `check`.
-
-    Returns:
-        The table, the report of `profile`, and the networks of the check.
-
-    Raises:
-        InputError: for a damaged bundle, results of another one, or a table there of other
-            settings.
-        NasError: when the bundle was not run to its end.
-    """
-    replay = Replay(folder)
-    plan = replay.plan
-    space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
-    # A replay has results for the bundle's chains alone. So its operations are listed, rather than
-    # chosen by interpolation error.
-    chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
-    planned = plan["check"]
-    members = [*calibration_members(space), *check_members(space, planned["nets"], planned["seed"])]
-    # The plan names the space, not its content. Networks that are not in the bundle show that the
-    # space has changed.
-    if not all(replay.has(Chain.network(member.operations())) for member in members):
-        raise InputError(
-            f"{folder}: the space {plan['space']} has changed since it was written. Fix: write"
-            " another bundle"
-        )
-    out = out or Path("latency_tables") / plan["device"]["name"]
-    table, report = profile(space, replay, out, progress, chosen=chosen)
-    if not planned["nets"]:
-        return table, report, []
-    table, times = check(
-        table, space, replay, planned["nets"], planned["seed"], progress, beside=False
-    )
-    return table, report, times
 
 
 def _followed(name: str, kind_name: str | None) -> tuple[DeviceKind, BundleRecipe, Phone | None]:
@@ -350,17 +244,6 @@ def _add_settings(
         device["threads"] = settings.threads or 1
 
 
-def _recipe(folder: Path, kind: str) -> BundleRecipe:
-    """Return the recipe of a kind. Raises InputError where it is unknown here."""
-    recipe = KINDS[kind].bundle_recipe() if kind in KINDS else None
-    if recipe is None:
-        raise InputError(
-            f"{folder}: is a bundle for devices of the kind '{kind}', which is not installed here."
-            " Fix: install the package that has it"
-        )
-    return recipe
-
-
 def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
     """Yield the chains that `profile` and `check` will ask for, each once."""
     # A bundle cannot choose by earlier results. So it holds the most operations that a chooser
@@ -408,7 +291,7 @@ def _plan(
     chains = [entry["digest"] for entry in files]
     identity = data_sha256([same, chains])[:32]
     return {
-        "format": board_runner.FORMAT,
+        "format": FORMAT,
         "id": identity,
         **same,
         "check": check,
@@ -425,8 +308,8 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
     Raises:
         InputError: when the folder's plan is damaged or of another bundle.
     """
-    path = folder / board_runner.PLAN_FILE
-    for part in (path, folder / FILES):
+    path = folder / PLAN_FILE
+    for part in (path, folder / FILES, folder / board.RUNNER):
         # What is written or removed here must not be somebody's elsewhere.
         if part.is_symlink():
             raise InputError(f"{part}: is a link, expected a part of the bundle. Fix: remove it")
@@ -436,13 +319,13 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
         old = json.loads(read_text(path))
         # Only the name of a file is used: a path in a damaged plan must not lead to a file outside
         # of the folder, which would be removed.
-        board_runner.check_names(path, old)
+        check_names(path, old)
         known = {
             entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"])
             for entry in old["files"]
         }
         same = old["id"] == plan["id"]
-    except board_runner.BundleError as error:
+    except BundleError as error:
         raise InputError(str(error)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
@@ -457,7 +340,7 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
     for digest, (file, sha256) in known.items():
         if sha256 is None:
             continue
-        if file.exists() and not file.is_symlink() and board_runner.sha256(file) == sha256:
+        if file.exists() and not file.is_symlink() and sha256_of(file) == sha256:
             entries[digest] |= {"file": file.relative_to(folder).as_posix(), "sha256": sha256}
             kept.add(digest)
         else:
@@ -468,12 +351,12 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
 def _finish(folder: Path, plan: dict[str, Any], recipe: BundleRecipe) -> None:
     """Write the plan, the README, and for a standalone bundle the programs that measure."""
     # The plan is written once more: where every file was kept, it was not written before.
-    write_text(folder / board_runner.PLAN_FILE, json.dumps(plan, indent=1))
-    here = Path(board_runner.__file__)
+    write_text(folder / PLAN_FILE, json.dumps(plan, indent=1))
     if recipe.standalone:
+        (folder / board.RUNNER).mkdir(exist_ok=True)
         # Written under another name first: a link in the folder is replaced and not followed.
-        for source, name in ((here, "run.py"), (here.with_name("timer.py"), "timer.py")):
-            write_text(folder / name, source.read_text(encoding="utf-8"))
+        for name, text in board.programs().items():
+            write_text(folder / name, text)
     if recipe.programs is not None:
         recipe.programs.finish(folder, plan)
     parts = [part for part in (folder / FILES).rglob("*") if part.is_file()]
@@ -486,50 +369,3 @@ def _finish(folder: Path, plan: dict[str, Any], recipe: BundleRecipe) -> None:
         how=recipe.how,
     )
     write_text(folder / "README.txt", text)
-
-
-def _settings(plan: dict[str, Any]) -> Settings:
-    """Return the settings that a bundle was written for."""
-    device = plan["device"]
-    return Settings(
-        unit=device.get("unit"),
-        threads=device.get("threads"),
-        affinity=device.get("affinity"),
-        precision=_opened_as(plan)[1],
-    )
-
-
-def _opened_as(plan: dict[str, Any]) -> tuple[str, str | None]:
-    """Return the device of a bundle and the precision that its name states."""
-    return split_name(plan["device"]["name"], plan["device"].get("precision", DEFAULT))
-
-
-def _check_reachable(name: str, kind: str) -> None:
-    """Raise InputError unless this machine knows the name as a device of the kind."""
-    phone = phones().get(name)
-    fixed = kind_of_fixed_name(name)
-    known = phone.kind if phone else fixed.name if fixed else None
-    # A phone without a phone.yaml has the name that adb shows, or its serial number.
-    if known == kind or (known is None and KINDS[kind].phone_files and KINDS[kind].has(name)):
-        return
-    wrong = "missing here" if known is None else f"of another kind (got {known}, expected {kind})"
-    raise InputError(
-        f"{name}: phone.yaml is {wrong}. Fix: copy it into latency_tables/{shlex.quote(name)} from"
-        " the machine where the bundle was written"
-    )
-
-
-def _measure(device: Device, path: Path) -> dict[str, Any]:
-    """Return a file's timing as plain data, with the board runner's own error."""
-    try:
-        with unpacked(path) as artifact:
-            return asdict(device.measure(artifact))
-    except Interrupted as error:
-        raise board_runner.Ended(str(error)) from error
-    except OperationFailed as error:
-        raise board_runner.CannotRun(str(error)) from error
-
-
-def _measured(replay: Replay, operation: Operation) -> bool:
-    """Return whether the bundle has all chains that an operation is measured by."""
-    return all(map(replay.has, chains(operation, replay.copies)))

@@ -1,0 +1,72 @@
+"""Make the table of a bundle that was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nas.blocks import Operation
+from nas.convert.chain import Chain
+from nas.devices.board.replay import Replay
+from nas.errors import InputError
+from nas.latency.check.table import check
+from nas.latency.network_times import (
+    NetworkTime,
+    Progress,
+    at_resolution_id,
+    calibration_members,
+    check_members,
+)
+from nas.latency.profile.bench import Report
+from nas.latency.profile.operation_timing import chains
+from nas.latency.profile.run import profile
+from nas.latency.table import LatencyTable
+from nas.space import load_space
+from nas.space.operations import space_operations
+
+
+def merge_bundle(
+    folder: Path, out: Path | None = None, progress: Progress = lambda *_: None
+) -> tuple[LatencyTable, Report, list[NetworkTime]]:
+    """Make the table of a bundle that was run, and check it where it has networks for that.
+
+    Args:
+        folder: of the bundle with its results.
+        out: the table's folder (default: ./latency_tables/DEVICE).
+        progress: is called as by `profile` and `check`.
+
+    Returns:
+        The table, the report of `profile`, and the networks of the check.
+
+    Raises:
+        InputError: for a damaged bundle, results of another one, or a table there of other
+            settings.
+        NasError: when the bundle was not run to its end.
+    """
+    replay = Replay(folder)
+    plan = replay.plan
+    space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
+    # A replay has results for the bundle's chains alone. So its operations are listed, rather than
+    # chosen by interpolation error.
+    chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
+    planned = plan["check"]
+    members = [*calibration_members(space), *check_members(space, planned["nets"], planned["seed"])]
+    # The plan names the space, not its content. Networks that are not in the bundle show that the
+    # space has changed.
+    if not all(replay.has(Chain.network(member.operations())) for member in members):
+        raise InputError(
+            f"{folder}: the space {plan['space']} has changed since it was written. Fix: write"
+            " another bundle"
+        )
+    out = out or Path("latency_tables") / plan["device"]["name"]
+    table, report = profile(space, replay, out, progress, chosen=chosen)
+    if not planned["nets"]:
+        return table, report, []
+    table, times = check(
+        table, space, replay, planned["nets"], planned["seed"], progress, beside=False
+    )
+    return table, report, times
+
+
+def _measured(replay: Replay, operation: Operation) -> bool:
+    """Return whether the bundle has all chains that an operation is measured by."""
+    return all(map(replay.has, chains(operation, replay.copies)))
