@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from nas.latency.network_times import (
     write_networks,
 )
 from nas.latency.profile.run import profile
+from nas.latency.rows import Key
 from nas.space import Space
 from nas.testing.devices import FakeDevice, true_ms
 
@@ -378,6 +379,25 @@ def test_other_settings_and_missing_rows_are_refused(space: Space, tmp_path: Pat
         check(table, space, FakeDevice(threads=2), nets=3)
     with pytest.raises(InputError, match="no row for"):
         check(table, space.at(96), FakeDevice(), nets=3)
+
+
+def test_networks_that_the_device_cannot_run_are_left_out(space: Space, tmp_path: Path) -> None:
+    table, _ = profile(space, FakeDevice(), tmp_path)
+    members = check_members(space, 12, 0)
+    used = [{operation.key for operation in member.operations()} for member in members]
+    some = next(key for key in sorted(used[0]) if not all(key in each for each in used))
+    left = sum(some not in each for each in used)
+
+    def without(keys: Collection[Key]) -> LatencyTable:
+        rows = {key: row for key, row in table.rows.items() if key not in keys}
+        return replace(table, rows=rows, unsupported=dict.fromkeys(keys, "no kernel"))
+
+    without([some]).save(tmp_path)
+    _, times = check(load_table(tmp_path), space, FakeDevice(), nets=12, beside=False)
+    assert 0 < left < 12 and len(times) == left
+    without([key for key in table.rows if key[0] == some[0]]).save(tmp_path)
+    with pytest.raises(InputError, match=r"unsupported\.csv: has an operation of every network"):
+        check(load_table(tmp_path), space, FakeDevice(), nets=12, beside=False)
 
 
 def test_table_knows_its_spaces(space: Space, tmp_path: Path) -> None:

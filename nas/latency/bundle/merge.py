@@ -8,7 +8,7 @@ from nas.blocks import Operation
 from nas.convert.chain import Chain
 from nas.devices.board.replay import Replay
 from nas.errors import InputError
-from nas.latency.check.table import check
+from nas.latency.check.table import can_run, check
 from nas.latency.network_times import (
     NetworkTime,
     Progress,
@@ -49,7 +49,8 @@ def merge_bundle(
     # chosen by interpolation error.
     chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
     planned = plan["check"]
-    members = [*calibration_members(space), *check_members(space, planned["nets"], planned["seed"])]
+    checked = check_members(space, planned["nets"], planned["seed"])
+    members = [*calibration_members(space), *checked]
     # The plan names the space, not its content. Networks that are not in the bundle show that the
     # space has changed.
     if not all(replay.has(Chain.network(member.operations())) for member in members):
@@ -59,7 +60,8 @@ def merge_bundle(
         )
     out = out or Path("latency_tables") / plan["device"]["name"]
     table, report = profile(space, replay, out, progress, chosen=chosen)
-    if not planned["nets"]:
+    # Where an operation of every network failed, the table has no check; the report says what failed.
+    if not any(can_run(table, member) for member in checked):
         return table, report, []
     table, times = check(
         table, space, replay, planned["nets"], planned["seed"], progress, beside=False

@@ -27,6 +27,7 @@ from nas.latency.network_times import (
 from nas.latency.profile.journal import check_settings, journal
 from nas.latency.profile.network_timing import drift, measure_networks
 from nas.latency.profile.operation_timing import AGREE
+from nas.latency.rows import UNSUPPORTED_FILE
 from nas.latency.table import DEVICE_FILE, TABLE_FILE, LatencyTable, load_table
 from nas.space import Architecture, Space
 
@@ -54,7 +55,7 @@ def check(
         table: saved in a folder.
         space: of the networks.
         device: what measures.
-        nets: number of networks.
+        nets: number of networks, of which those are left out that the device cannot run.
         seed: of those networks.
         progress: is called before each network.
         beside: whether the calibration's networks are measured too; useless where a device answers
@@ -79,7 +80,14 @@ def check(
             f"{space_id(space)}: every member calibrates the table (got 0 networks to check,"
             " expected 1 or more). Fix: --space with a space of more members"
         )
-    # Missing rows are an error before anything is measured.
+    # A network with an operation that the device cannot run does not exist there. Any other missing
+    # row is an error, before anything is measured.
+    members = [member for member in members if can_run(table, member)]
+    if not members:
+        raise InputError(
+            f"{folder / UNSUPPORTED_FILE}: has an operation of every network to check. Fix: nas"
+            " profile --retry where the reasons in it have passed, or --nets with more networks"
+        )
     for member in members:
         table.total_ms(member)
     info = device.info()
@@ -122,6 +130,11 @@ def check(
         checked.device.save(folder / DEVICE_FILE)
         book.remove()
     return checked, times
+
+
+def can_run(table: LatencyTable, member: Architecture) -> bool:
+    """Return whether no operation of the network is known to fail on the table's device."""
+    return not any(operation.key in table.unsupported for operation in member.operations())
 
 
 def _calibration(space: Space, stored: Sequence[NetworkTime]) -> _Networks:
