@@ -285,6 +285,22 @@ def test_a_rival_that_does_not_run_is_told_and_fails_nothing(
     assert found.rival.predicted_ms is not None and found.predicted_ratio is not None
 
 
+def test_a_failure_that_passes_costs_nothing(space: Space, table: LatencyTable) -> None:
+    arch = space.published["small_s"]
+    other = space.published["small_l"]
+    device = FakeDevice()
+    failed = []
+
+    def once(chain: Chain) -> bool:
+        failed.append(chain)
+        return failed.count(chain) == 1
+
+    device.fails = once
+    found = check_network(table, arch, device, rival=Rival(other, ""))
+    assert found.measured_ms == pytest.approx(true_ms(Chain.network(arch.operations())), rel=1e-4)
+    assert found.rival is not None and found.rival.failure == "" and found.ratio is not None
+
+
 def test_a_rival_that_the_table_does_not_know_is_measured(
     space: Space, table: LatencyTable
 ) -> None:

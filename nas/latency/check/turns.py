@@ -13,7 +13,7 @@ from nas.devices.base import Device, StartUp
 from nas.errors import NasError
 from nas.files import remove
 from nas.latency.network_times import Progress
-from nas.latency.profile.network_timing import start_of
+from nas.latency.profile.network_timing import network_ms, start_of
 from nas.latency.profile.operation_timing import settled
 
 APART_S = 2.0
@@ -97,7 +97,7 @@ def measure_by_turns(
         begun = True
         for key in list(files):
             try:
-                taken[key].append(device.measure(files[key]).median_ms)
+                taken[key].append(network_ms(device, files[key]))
             except OperationFailed as error:
                 fail(key, error)
                 _remove(files.pop(key), networks[key])
