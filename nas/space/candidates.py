@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar
 
 from nas.blocks import BlockSpec, EntrySpec, Identity, Shape
@@ -113,6 +114,8 @@ def likeness(block: BlockSpec, other: BlockSpec) -> tuple[bool, int]:
     )
 
 
+# A space of many candidates is read by building over a hundred members of the same few entries.
+@lru_cache(maxsize=4096)
 def widened(entry: EntrySpec, width: int) -> EntrySpec:
     return replace(entry, width=width)
 

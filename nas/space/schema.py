@@ -427,12 +427,12 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
 
     def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
         stated = _wanted(file, keys, entry, place)
-        chosen = [block for block in candidates if _agrees(block, stated)]
-        if not chosen:
+        chosen = next((block for block in candidates if _agrees(block, stated)), None)
+        if chosen is None:
             values = ", ".join(f"{name} {value}" for name, value in stated.items())
             reason = f"has {values}" if values else "fits the width"
             raise file.error(keys, f"{place}: none of its candidates {reason}")
-        return chosen[0]
+        return chosen
 
     member = space.member(entry.widths, entry.depths, entry.attention, keys[-1], pick)  # type: ignore[arg-type]
     file.parse(space.validate, keys, member)
