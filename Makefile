@@ -1,7 +1,8 @@
 # make search   installs the core alone and runs the search      make test    installs everything, lints, passes every test
 # make env      installs everything and runs nothing             make quick   the unit tests, without what takes long
 # make lint     ruff and mypy                                    make pin     writes constraints.txt anew
-# make farms    the clients of device farms, for tests        make clean   removes the environments and the caches
+# make site     the documentation as pages, in build/site        make farms   the clients of device farms, for tests
+# make clean    removes the environments and the caches
 #
 # PYTHON chooses the interpreter (3.10 or newer), ARGS adds options to the search:
 #   make search PYTHON=python3.12 ARGS="--latency-ms 1.2"
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: search env test quick lint pin farms clean
+.PHONY: search env test quick site lint pin farms clean
 
 search: $(VENV)/core.stamp
 	$(BIN)/nas search --space efficientformer --device iphone12 $(ARGS)
@@ -34,6 +35,10 @@ farms: .venv-farms/farms.stamp
 	$(PYTHON) -m venv .venv-farms
 	.venv-farms/bin/pip install --quiet qai-hub==0.56.0 runlocal-hub==0.1.7
 	touch $@
+
+# The documentation as pages, in build/site. Any warning fails it.
+site: $(VENV)/all.stamp
+	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/all.stamp
 	$(BIN)/ruff check .

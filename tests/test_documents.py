@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import nas
 from nas.versions import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +71,30 @@ def test_the_page_on_searches_shows_what_a_search_prints(tmp_path: Path) -> None
     for line in shown.splitlines():
         name = re.sub(r"-\d{8}-\d{6}", "", line)
         assert name in [re.sub(r"-\d{8}-\d{6}", "", each) for each in printed], line
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        env={**os.environ, "DISABLE_MKDOCS_2_WARNING": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    pages = {page.parent.name for page in (tmp_path / "site").rglob("index.html")}
+    outside = {"CONTRIBUTING", "CHANGELOG", *(path.name for path in ROOT.glob("experiments/*"))}
+    assert pages >= {path.stem for path in (ROOT / "docs").rglob("*.md")} - {"index"}
+    # Only experiments with a README have a page.
+    assert {
+        name for name in outside if (ROOT / "experiments" / name / "README.md").is_file()
+    } <= pages
+    reference = (tmp_path / "site" / "reference" / "api" / "index.html").read_text()
+    described = set(re.findall(r'id="(nas\.[\w.]+)"', reference))
+    for name in set(nas.__all__) - {"__version__"}:
+        # A function whose name a package has too stands under its full name.
+        full = f"{getattr(nas, name).__module__}.{name}"
+        assert described & {f"nas.{name}", full}, name
 
 
 def test_no_command_asks_an_index_for_our_package() -> None:
