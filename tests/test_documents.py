@@ -55,13 +55,17 @@ def test_every_page_is_reached_from_the_index() -> None:
     assert set((ROOT / "docs").glob("*.md")) - {index} <= reached
 
 
+def outputs(document: Path) -> list[str]:
+    """Return the blocks of a document that have no language."""
+    blocks = document.read_text(encoding="utf-8").split("```")[1::2]
+    return [block.removeprefix("\n") for block in blocks if block.startswith("\n")]
+
+
 def test_documents_show_what_a_search_prints(tmp_path: Path) -> None:
     """All but the name of the run, which has the time."""
-    page = (ROOT / "docs" / "search.md").read_text(encoding="utf-8")
-    command, shown = re.findall(r"```\n(.*?)```", page, flags=re.DOTALL)[:2]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert command.strip() in readme
-    shown += re.findall(r"```\n(.*?)```", readme, flags=re.DOTALL)[0]
+    command, shown, *_ = outputs(ROOT / "docs" / "search.md")
+    assert command.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+    shown += outputs(ROOT / "README.md")[0]
     done = subprocess.run(
         [sys.executable, "-m", *command.split()],
         cwd=tmp_path,
