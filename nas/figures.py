@@ -6,10 +6,12 @@ without a network. `Found.plot`, the pictures of a run and its report page use t
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import subprocess
+import sys
 import textwrap
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -89,9 +91,7 @@ class Figure:
         elif path.suffix == ".json":
             write_text(path, json.dumps(self.picture(), indent=2))
         else:
-            import vl_convert
-
-            write_bytes(path, vl_convert.vegalite_to_png(self.picture(), scale=_SCALE))
+            write_bytes(path, _png(self.picture()))
 
     def _repr_svg_(self) -> str:
         """Return what a notebook shows."""
@@ -112,15 +112,72 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def warm_up() -> None:
-    """Start the drawing engine in a thread, as its start takes longer than drawing a picture."""
+_ENGINE = """\
+import json, sys
+sys.path.pop(0)  # the working directory: a file of the user's there must not be imported
+import vl_convert
+vl_convert.vegalite_to_svg({"data": {"values": []}, "mark": "point"})
+for line in sys.stdin.buffer:
+    spec, scale = json.loads(line)
+    data = vl_convert.vegalite_to_png(spec, scale=scale)
+    sys.stdout.buffer.write(len(data).to_bytes(8, "big") + data)
+    sys.stdout.buffer.flush()
+"""
+"""Draws PNG files of requests on stdin, until that closes: it ends with its parent."""
+_engine: subprocess.Popen[bytes] | None = None
 
-    def start() -> None:
+
+def warm_up() -> None:
+    """Start the drawing engine in a process of its own, beside what this one does.
+
+    The start takes much longer than drawing a picture. In a thread it would stop this process, as
+    vl-convert holds the interpreter's lock meanwhile.
+    """
+    global _engine
+    if _engine is None:
+        _engine = subprocess.Popen(
+            [sys.executable, "-c", _ENGINE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # the terminal's ctrl-C is for the parent
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        # Without it, one that still starts would outlive a command that fails at once.
+        atexit.register(_engine.kill)
+
+
+def _png(spec: Spec) -> bytes:
+    """Return a figure as PNG, from the engine that runs already where there is one.
+
+    Raises:
+        ValueError: for a spec that cannot be drawn.
+    """
+    data = _asked(spec) if _engine is not None else b""
+    if not data:
         import vl_convert
 
-        vl_convert.vegalite_to_svg({"data": {"values": []}, "mark": "point"})
+        data = vl_convert.vegalite_to_png(spec, scale=_SCALE)
+    return data
 
-    threading.Thread(target=start, daemon=True).start()
+
+def _asked(spec: Spec) -> bytes:
+    """Return the PNG that the engine's process draws; empty where it has ended, as at a bad spec."""
+    global _engine
+    assert _engine is not None and _engine.stdin is not None and _engine.stdout is not None
+    try:
+        _engine.stdin.write(json.dumps([spec, _SCALE]).encode() + b"\n")
+        _engine.stdin.flush()
+        length = int.from_bytes(_engine.stdout.read(8), "big")
+        data = _engine.stdout.read(length)
+        if length and len(data) == length:
+            return data
+    except OSError:
+        pass
+    _engine.kill()
+    _engine.communicate()
+    _engine = None
+    return b""
 
 
 def script() -> str:

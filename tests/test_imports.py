@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from floors import FLOORS, NAMED_ARROWS, Import, arrows_up, circles, floor_of, imports
 
 import nas
@@ -64,6 +65,7 @@ def test_a_circle_is_seen_through_a_third_package() -> None:
     assert circles(chain) == [("blocks", "files", "space")]
 
 
+@pytest.mark.slow(seconds=60)
 def test_every_module_can_be_imported_first() -> None:
     """A circle between modules of one package shows only to who imports the wrong one first."""
     names = []

@@ -117,7 +117,7 @@ def _one(
         if evaluator:
             problem = search_output.judged_by(problem, evaluator, options.evaluate_best, folder)
         search_output.tell_problem(problem)
-        # The drawing engine starts in a thread while the search runs, as its start takes seconds.
+        # The drawing engine starts beside the search, as that takes as long as a small search.
         warm_up()
         kept = f"evaluations are kept in {folder}" if evaluator else ""
         if options.storage:
