@@ -100,6 +100,11 @@ class LawScores(Scores):
         known = self.stages.recipe.name or self.training is not None
         return bool(known) and octaves(self.stages.side, *SIDES) <= 1
 
+    @property
+    def knows_sizes(self) -> bool:
+        """Return True: the law has a coefficient for the input size."""
+        return True
+
     def at(self, space: Space) -> LawScores:
         """Return the scores of the same space at another input size."""
         if space is self.scored:

@@ -190,6 +190,11 @@ class Scores(abc.ABC):
         """Return whether `accuracy` has a meaningful level; otherwise only costs are reported."""
         return True
 
+    @property
+    def knows_sizes(self) -> bool:
+        """Return whether accuracies at several input sizes can be compared (`at`)."""
+        return False
+
     def at(self, space: Space) -> Scores:
         """Return the scores for `space`, which is the scored one at another input size.
 

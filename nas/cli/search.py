@@ -5,20 +5,21 @@ from __future__ import annotations
 import gc
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import search_output
-from nas.cli.output import bars, emit, naming, next_step
+from nas.cli.output import bars, emit, naming, next_step, say
 from nas.errors import InputError
 from nas.option_values import applies, words
 from nas.search.options import SearchOptions
 from nas.signals import keeping
-from nas.space.sizes import Sizes, between
+from nas.space.sizes import Sizes, between, size_text
 
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
+    from nas.latency import LatencyTable
     from nas.search import Found, Problem
     from nas.search.engines.exact import FrontPoint
     from nas.space import Space
@@ -33,22 +34,39 @@ def search(options: SearchOptions) -> None:
         gc.set_threshold(100_000)
     engine = search_output.engine_for(options.score_by, options.engine)
     search_output.check_score_by(options, engine)
-    problems, trained, recorded = _pose(options, engine)
+    question = _pose(options, engine)
+    problems = question.problems
     applies(options, engine=problems[0].engine)
-    if len(problems) > 1:
+    if len(options.device) > 1:
         _several(problems, options)
     else:
-        _one(problems[0], options, trained, recorded)
+        _one(question, options)
 
 
-def _pose(
-    options: SearchOptions, engine: str
-) -> tuple[list[Problem], str | None, RecordedScores | None]:
-    """Return one problem per device, the supernet's folder, and its recorded scores."""
+@dataclass(frozen=True)
+class _Question:
+    """What a search is asked.
+
+    Attributes:
+        problems: one per device, or one per input size.
+        refused: the input sizes at which no member keeps the limits, with the reason.
+        trained: folder of the supernet, if any.
+        recorded: the scores that it recorded.
+    """
+
+    problems: Sequence[Problem]
+    refused: Sequence[tuple[tuple[int, int], str]] = ()
+    trained: str | None = None
+    recorded: RecordedScores | None = None
+
+
+def _pose(options: SearchOptions, engine: str) -> _Question:
+    """Return the checked question of a search."""
     from nas.extras import need
     from nas.latency import load_table
     from nas.search import StudySettings, pose
-    from nas.space import load_space
+    from nas.search.input_sizes import pose_sizes
+    from nas.space import load_architecture, load_space
 
     # Scoring by alpha is the paper's own slimming, which also uses the paper's candidates.
     paper = options.score_by == search_output.ALPHA or options.candidates == "paper"
@@ -63,16 +81,23 @@ def _pose(
     scores = search_output.scores_for(
         whole, options.scores, recorded, options.evidence, paper=paper
     )
-    chosen = _at(whole, recorded, options.sizes)
+    sizes = options.resolution.sizes if options.resolution else ()
+    _check_sizes(options, sizes)
+    chosen = [
+        _at(whole, recorded, replace(options.sizes, resolution=size)) for size in sizes or (None,)
+    ]
+    frozen = tuple(part.strip() for part in (options.freeze or "").split(",") if part.strip())
+    start = load_architecture(options.start) if options.start else None
     # The learned engine gets fewer trials: each one evaluates a member on images, which takes far
     # longer than summing its costs.
     trials = options.trials or (100 if engine == "learned" else 1000)
     study = StudySettings(trials, options.seed, options.storage, options.study, options.workers)
     limits = {name: getattr(options, name) for name in ("macs", "params", "memory_mb")}
-    with naming(between(whole, chosen)):
-        problems = [
-            pose(
-                chosen,
+
+    def posed(space: Space, table: LatencyTable, target: float | None) -> Problem:
+        with naming(between(whole, space)):
+            return pose(
+                space,
                 table,
                 scores,
                 target,
@@ -84,21 +109,52 @@ def _pose(
                 study=study,
                 min_accuracy=options.min_accuracy,
                 max_drop=options.max_drop,
+                freeze=frozen,
+                start=start,
             )
-            for table, target in zip(tables, _targets(options), strict=True)
+
+    targets = _targets(options)
+    if len(chosen) == 1:
+        problems = [
+            posed(chosen[0], table, target) for table, target in zip(tables, targets, strict=True)
         ]
-    return problems, trained, recorded
+        return _Question(problems, (), trained, recorded)
+    several = pose_sizes(
+        lambda space, target: posed(space, tables[0], target), chosen, whole.resolution, targets[0]
+    )
+    return _Question(several.problems, several.refused)
 
 
-def _one(
-    problem: Problem, options: SearchOptions, trained: str | None, recorded: RecordedScores | None
-) -> None:
+def _check_sizes(options: SearchOptions, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise InputError for options that several input sizes exclude."""
+    if len(sizes) < 2:
+        return
+    excluded = {
+        "several --device": len(options.device) > 1,
+        "--supernet, which was trained at one size": options.supernet is not None,
+        "--storage, whose study has one size": options.storage is not None,
+        "--max-drop, which counts from the largest member of one size": options.max_drop
+        is not None,
+    }
+    for what, given in excluded.items():
+        if given:
+            raise InputError(
+                f"{options.where('resolution')}: several sizes exclude {what}. Fix: --resolution"
+                f" {size_text(sizes[-1])}"
+            )
+
+
+def _one(question: _Question, options: SearchOptions) -> None:
     """Search on one device, write the run and print the result."""
     from nas.figures import warm_up
-    from nas.search import solve
     from nas.search.compare import answers
     from nas.search.engines.exact import front as pareto
+    from nas.search.input_sizes import Posed, best_size, front_of_sizes, size_rows, solve_sizes
     from nas.search.record import new_folder, not_left_empty, write_front, write_run
+
+    problem = question.problems[0]
+    trained = question.trained
+    recorded = question.recorded
 
     evaluator = search_output.sliced_supernet(options)
     # The evidence would otherwise mix accuracies on different images.
@@ -117,29 +173,43 @@ def _one(
         if evaluator:
             problem = search_output.judged_by(problem, evaluator, options.evaluate_best, folder)
         search_output.tell_problem(problem)
+        for size, reason in question.refused:
+            say(f"size      {size_text(size)} is left out: {reason}")
         # The drawing engine starts beside the search, as that takes as long as a small search.
         warm_up()
         kept = f"evaluations are kept in {folder}" if evaluator else ""
         if options.storage:
             kept = "the study's trials are kept in its storage"
         with bars() as progress, keeping(kept):
-            problem = replace(problem, study=replace(problem.study, progress=progress))
-            found = solve(problem)
+            problems = tuple(
+                replace(each, study=replace(each.study, progress=progress))
+                for each in (problem, *question.problems[1:])
+            )
+            sized, posed = solve_sizes(Posed(problems, tuple(question.refused)))
+        best = best_size(sized)
+        problem = best.problem
+        found = best.found
         if found.scores is not None:
             problem = search_output.learned_by(problem, found.scores, folder)
-        points = pareto(problem) if options.front else ()
+        points: tuple[FrontPoint, ...] = ()
+        if options.front:
+            several = len(posed.problems) > 1
+            points = front_of_sizes(posed.problems) if several else pareto(problem)
         if trained:
             _inherit(trained, found, folder)
         others = answers(problem, found)
         if points:
             write_front(folder, problem, points)
         _draw(folder, problem, others, points)
-        write_run(folder, problem, found, shlex.split(words("search", options)), trained)
+        sizes = size_rows(sized, posed) if len(sized) + len(posed.refused) > 1 else []
+        command = shlex.split(words("search", options))
+        write_run(folder, problem, found, command, trained, sizes=sizes)
     following = _next(folder, trained)
     document = search_output.document(
         problem, others, folder, following, points if options.front else None
     )
-    emit(document, search_output.text(problem, others, folder, len(points)))
+    document |= {"sizes": sizes} if sizes else {}
+    emit(document, search_output.text(problem, others, folder, len(points), sizes))
     next_step(following)
 
 

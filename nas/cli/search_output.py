@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli.output import Column, row_text, say, table_text
+from nas.space.sizes import size_text
 from nas.tasks import metric_words
 
 if TYPE_CHECKING:
@@ -299,6 +300,8 @@ def document(
     found = others[problem.engine]
     return {
         "space": problem.space.name,
+        "resolution": list(found.architecture.resolution),
+        "frozen": list(problem.frozen),
         "device": device.name,
         "engine": problem.engine,
         "candidates": problem.candidates,
@@ -336,10 +339,16 @@ def document(
     }
 
 
-def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int) -> str:
+def text(
+    problem: Problem,
+    others: Mapping[str, Found],
+    folder: Path,
+    front: int,
+    sizes: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Return the printed result: the table of the found and the published members, and its facts.
 
-    Each fact is one line: accuracy, latency, engine, front and folder.
+    Each fact is one line: accuracy, latency, engine, input sizes, frozen parts, front and folder.
     """
     found = others[problem.engine]
     rows = {"found": row(problem, found.architecture), **published(problem)}
@@ -348,6 +357,9 @@ def text(problem: Problem, others: Mapping[str, Found], folder: Path, front: int
     lines.append(f"latency   {table_fact(problem)}")
     lines.append(f"engine    {_engine_fact(problem, others)}")
     lines += evaluated_text(found, problem)
+    lines += [f"size      {_size_fact(each)}" for each in sizes]
+    if problem.start is not None:
+        lines.append(f"frozen    {', '.join(problem.frozen)}, as in {problem.start.name}")
     if front:
         lines.append(f"front     {front} members: {folder / 'front.csv'}, front.png")
     return "\n".join([*lines, f"run       {folder}"])
@@ -410,6 +422,17 @@ def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
             " litert-int8 --data DATA measures the accuracy in int8"
         )
     return facts
+
+
+def _size_fact(each: Mapping[str, Any]) -> str:
+    """Return the line on the answer at one input size."""
+    size = size_text(each["resolution"])
+    if "latency_ms" not in each:
+        return f"{size}: {each['reason']}"
+    accuracy = each["accuracy"]
+    value = f"{accuracy[accuracy['metric']]:.1f} ± {accuracy['standard_error']:.1f} %"
+    chosen = ", chosen" if each["chosen"] else ""
+    return f"{size}: {value} at {each['latency_ms']:.3f} ms{chosen}"
 
 
 def table_fact(problem: Problem) -> str:

@@ -29,6 +29,7 @@ class Sources:
     """The inputs of a run.
 
     Attributes:
+        arch: the member that the run found.
         space: at the run's input size, with the run's head; None where the file is missing or
             changed.
         table: calibrated for the space; None as above, or where its prediction has changed.
@@ -38,6 +39,7 @@ class Sources:
     """
 
     about: About
+    arch: Architecture
     space: Space | None
     table: LatencyTable | None
     profiled: tuple[Profiled, ...]
@@ -50,6 +52,7 @@ class Sources:
         if self.space is None or self.table is None or self.scores is None:
             return None
         target = self.about.target
+        used = self.about.space
         return pose(
             self.space,
             self.table,
@@ -57,6 +60,9 @@ class Sources:
             target.latency_ms,
             engine="exact",
             limits=target.limits or None,
+            freeze=used.frozen,
+            # The frozen parts of the found member are those of the start.
+            start=self.arch if used.frozen else None,
         )
 
 
@@ -81,7 +87,7 @@ def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
     if table and space:
         table = table.calibrated(space.name, space.resolution)
     scores = _scores(folder, about, space, reasons)
-    return Sources(about, space, table, profiled, scores, "; ".join(reasons))
+    return Sources(about, arch, space, table, profiled, scores, "; ".join(reasons))
 
 
 def _scores(folder: Path, about: About, space: Space | None, reasons: list[str]) -> Scores | None:

@@ -11,7 +11,7 @@ from math import isfinite
 
 from nas.report.run import RunReport
 from nas.report.words import LIMITS, accuracy_text, below, dashed, ms_text, size_text
-from nas.runs.schema import Member
+from nas.runs.schema import About, Member
 from nas.tasks import metric_words
 
 SAME = 0.005
@@ -145,8 +145,30 @@ def meaning(runs: Sequence[RunReport]) -> tuple[str, ...]:
         f"Request: {asked}. The engine '{about.engine.name}' found a member of space"
         f" '{about.space.name}' with {_shape(about.result)}."
     )
-    optimum = _optimum(runs[0])
-    return (sentence, *([optimum] if optimum else []))
+    further = (_frozen(about), _sizes(about), _optimum(runs[0]))
+    return (sentence, *(text for text in further if text))
+
+
+def _frozen(about: About) -> str:
+    """Return the sentence on the parts that were not searched, or "" where all were."""
+    if not about.space.frozen:
+        return ""
+    parts = ", ".join(about.space.frozen)
+    return f"Frozen parts: {parts}. They are as in {about.space.start}."
+
+
+def _sizes(about: About) -> str:
+    """Return the sentence on the answers at several input sizes, or "" for a search of one."""
+    answers = []
+    for each in about.sizes:
+        size = size_text(each.resolution)
+        if each.latency_ms is None:
+            answers.append(f"{size} none ({each.reason})")
+            continue
+        value = "" if each.accuracy is None else f"{accuracy_text(each.accuracy)} at "
+        chosen = ", which was chosen" if each.chosen else ""
+        answers.append(f"{size} has {value}{each.latency_ms:.4g} ms{chosen}")
+    return f"The search also chose the input size: {'; '.join(answers)}." if answers else ""
 
 
 def _limits(run: RunReport) -> str:
@@ -184,6 +206,8 @@ def _optimum(run: RunReport) -> str:
         or not within
         or fastest_asked
         or run.about.common is not None
+        # The front of several sizes counts its costs from another member than the result's.
+        or run.about.sizes
     ):
         return ""
     limits = "limits" if target.limits else "target"

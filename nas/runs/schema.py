@@ -47,11 +47,18 @@ class UsedFile(Part):
 
 
 class UsedSpace(UsedFile):
-    """The space of a run, at the sizes of the search."""
+    """The space of a run, at the sizes of the search.
+
+    Attributes:
+        frozen: parts that were not searched, such as stage1; they are in the result as they were.
+        start: name of the member that they are of.
+    """
 
     name: str
     resolution: tuple[int, int]
     classes: int
+    frozen: tuple[str, ...] = ()
+    start: str = ""
 
 
 class UsedTable(UsedFile):
@@ -210,6 +217,22 @@ class Member(Part):
     macs: int
 
 
+class AtSize(Part):
+    """The answer at one input size, of a search that chose the size.
+
+    Attributes:
+        latency_ms: predicted latency; None where no member keeps the limits at this size.
+        chosen: whether it is the run's result.
+        reason: why there is no answer.
+    """
+
+    resolution: tuple[int, int]
+    latency_ms: float | None = None
+    accuracy: ExpectedAccuracy | None = None
+    chosen: bool = False
+    reason: str = ""
+
+
 class Result(Member):
     """The found member.
 
@@ -238,6 +261,7 @@ class About(Part):
     Attributes:
         classes: names of the classes of the inherited weights; empty without weights.
         published: the space's published members; empty in older runs.
+        sizes: the answer at each input size, where the search chose one.
         answers: the found members by name, for a search on several devices: the member for all
             devices, and the best member of each device.
         common: whether the result meets the targets of all devices; None for a search on one.
@@ -258,6 +282,7 @@ class About(Part):
     engine: Engine
     result: Result
     published: dict[str, Member] = {}
+    sizes: tuple[AtSize, ...] = ()
     answers: dict[str, Member] = {}
     common: bool | None = None
     reason: str = ""

@@ -162,6 +162,7 @@ def describe(problem: Problem, kept_scores: Path | None = None) -> dict[str, Any
             "name": space.name,
             "resolution": list(space.resolution),
             "classes": space.classes,
+            **_frozen(problem),
             **_file(space.path),
         },
         "table": {
@@ -191,6 +192,13 @@ def describe(problem: Problem, kept_scores: Path | None = None) -> dict[str, Any
             **_study(problem),
         },
     }
+
+
+def _frozen(problem: Problem) -> dict[str, Any]:
+    """Return the parts that were not searched, and the name of the member that they are of."""
+    if problem.start is None:
+        return {}
+    return {"frozen": list(problem.frozen), "start": problem.start.name}
 
 
 def _asked_accuracy(problem: Problem) -> dict[str, float]:

@@ -257,7 +257,9 @@ class Graph(Layered):
                     n for n in state.like if self._exceptions[n].stages[index].entry == arc.block
                 )
                 # A new stage owes its minimum depth, and has taken no block yet.
-                yield arc, State(shape, attentive, stage.depths[0], maps, like)
+                # (A frozen one has what it has, however few blocks that is.)
+                owed = 0 if stage.fixed else stage.depths[0]
+                yield arc, State(shape, attentive, owed, maps, like)
 
     def _blocks(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
         index = place.stage or 0
@@ -268,13 +270,10 @@ class Graph(Layered):
         def follows(state: State) -> State:
             return self._at_end(state, index) if position == last else state
 
-        # Identity only where the positions that are left suffice for the minimum depth.
-        if state.owed <= last - position:
-            yield Arc(0, 0, place, Identity(), state.shape.channels), follows(state)
-        for role in ROLES:
-            if role == "local" and state.attentive:
-                continue
-            for block in self.space.candidates(index, role, state.shape.channels):
+        for role, block in self._choices(index, position, state):
+            if isinstance(block, Identity):
+                yield Arc(0, 0, place, block, state.shape.channels), follows(state)
+            else:
                 arc = self._arc(place, block, state)
                 like = tuple(
                     n for n in state.like if self._next_block(n, index, state.taken) == block
@@ -289,6 +288,25 @@ class Graph(Layered):
                     taken=state.taken + 1 if like else 0,
                 )
                 yield arc, follows(after)
+
+    def _choices(self, index: int, position: int, state: State) -> Iterator[tuple[str, BlockSpec]]:
+        """Yield the blocks that may stand at a position, each with its role."""
+        stage = self.space.stages[index]
+        if stage.fixed is not None:
+            block = stage.fixed.blocks[position]
+            role = stage.kind(block)
+            # Ways that need another block here have no arc, and so no way to the end.
+            if not (role == "local" and state.attentive):
+                yield role, block
+            return
+        # Identity only where the positions that are left suffice for the minimum depth.
+        if state.owed <= stage.depths[1] - 1 - position:
+            yield "identity", Identity()
+        for each in ROLES:
+            if each == "local" and state.attentive:
+                continue
+            for block in self.space.candidates(index, each, state.shape.channels):
+                yield each, block
 
     def _next_block(self, number: int, index: int, taken: int) -> BlockSpec | None:
         """Return an exception's block of a stage after `taken` blocks; None after its last one."""

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from nas.options import ANY, LARGEST_SEED, Options, option, part
 from nas.quantities import count, milliseconds
-from nas.space.sizes import Sizes
+from nas.space.sizes import Resolutions, Sizes, resolutions
 from nas.training.settings import DATA_HELP
 
 _TRYING = ("learned", "nsga2", "tpe")
@@ -195,7 +195,36 @@ class SearchOptions(Options):
         help="Fine-tuned runs of one data set: their held-out accuracies correct the accuracy law.",
         metavar="RUN",
     )
-    sizes: Sizes = part(Sizes)
+    freeze: str | None = option(
+        None,
+        help=(
+            "Parts that the search leaves as they are in --start, separated by commas: stem, stage1"
+            " and so on, head. Requires --start."
+        ),
+        metavar="PARTS",
+        example="stem,stage1",
+    )
+    start: str | None = option(
+        None,
+        help=(
+            "Member whose parts --freeze keeps: a published one, a run's folder or an architecture's"
+            " file."
+        ),
+        metavar="RUN",
+        requires={"freeze": ANY},
+    )
+    resolution: Resolutions | None = option(
+        None,
+        help=(
+            "Input size in pixels, such as 512 or 1024x2048; multiples of 32. Of several, separated"
+            " by commas, the search also chooses the size."
+        ),
+        metavar="SIDE|HEIGHTxWIDTH",
+        read=resolutions,
+        shown="its own",
+        example="192,224,256",
+    )
+    sizes: Sizes = part(Sizes, omit=("resolution",))
     out: str | None = option(
         None, help="A new folder for the run.", metavar="FOLDER", shown="one under runs/"
     )

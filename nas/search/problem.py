@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
 from nas.display import frame, html_table, shortened
+from nas.errors import InputError
 from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.latency import LatencyTable
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 Candidates = Literal["all", "paper"]
 Objective = Literal["limits", "mes"]
+
+
+class OutOfReach(InputError):
+    """No member of a space keeps a limit."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,7 @@ class Problem:
     `nas.search.pose` makes it. Each of its limits is kept by some member.
 
     Attributes:
-        space: to search.
+        space: to search, with its frozen parts.
         table: predicts latencies.
         scores: predict accuracies.
         target_ms: maximum latency; infinite where there is none.
@@ -239,6 +244,8 @@ class Problem:
         asked_drop: the drop that was asked for, below the expected accuracy of the largest member,
             in points. `max_drop` follows from it.
         min_accuracy: the accuracy that was asked for, in percent. `max_drop` follows from it.
+        frozen: parts of the network that are not searched, as they were named.
+        start: the member that frozen parts are of, at the size of the space; None without any.
         graph: of the space.
     """
 
@@ -258,6 +265,8 @@ class Problem:
     max_drop: float | None = None
     asked_drop: float | None = None
     min_accuracy: float | None = None
+    frozen: tuple[str, ...] = ()
+    start: Architecture | None = None
     graph: Graph = field(kw_only=True, repr=False, compare=False)
 
     @cached_property

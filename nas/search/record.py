@@ -37,6 +37,7 @@ from nas.search.multi_device import Several
 from nas.search.problem import Found, Problem
 from nas.space import Architecture, Space
 from nas.space.place import HEAD, STEM, Place
+from nas.space.sizes import size_text
 from nas.supernet.description import class_names
 from nas.temporary import sweep_once
 
@@ -50,6 +51,7 @@ FRONT = (
     "widths",
     "depths",
     "attention",
+    "resolution",
 )
 """Columns of `front.csv` before the blocks of each place."""
 SCORES = "scores"
@@ -153,6 +155,7 @@ def write_run(
     found: Found,
     command: Sequence[str],
     supernet: str | None = None,
+    sizes: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write trace.csv, architecture.yaml and, after all files are complete, run.yaml.
 
@@ -162,11 +165,13 @@ def write_run(
         found: its result.
         command: the command line that started the search.
         supernet: folder of the training that the weights are inherited from, if any.
+        sizes: a row per input size, where the search chose one (`size_rows`).
     """
     found.save(folder)
     inherited = _inherited(supernet) if supernet else {}
     kept = _keep_scores(folder, problem.scores)
-    _finish(folder, {**_document(problem, found, command, kept), **inherited})
+    chosen = {"sizes": [dict(row) for row in sizes]} if sizes else {}
+    _finish(folder, {**_document(problem, found, command, kept), **chosen, **inherited})
 
 
 def _inherited(supernet: str) -> dict[str, Any]:
@@ -290,6 +295,7 @@ def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
     for point in points:
         row = summary(space, point.architecture)
         shape = ("-".join(map(str, row[key])) for key in ("widths", "depths", "attention"))
+        size = size_text(point.architecture.resolution)
         chosen = (
             (
                 choice_text(block)
@@ -300,7 +306,9 @@ def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
         )
         accuracy = point.accuracy
         known = ["", ""] if accuracy is None else [accuracy.value, accuracy.standard_error]
-        writer.writerow([point.ms, point.cost, *known, row["macs"], row["params"], *shape, *chosen])
+        writer.writerow(
+            [point.ms, point.cost, *known, row["macs"], row["params"], *shape, size, *chosen]
+        )
     return text.getvalue()
 
 

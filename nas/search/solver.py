@@ -19,8 +19,9 @@ from nas.search.engines.optuna.storage import StudySettings
 from nas.search.fastest import fastest, least
 from nas.search.graph import Graph
 from nas.search.limits import Limit, further_limits
-from nas.search.problem import Candidates, Found, Objective, Problem, Step
+from nas.search.problem import Candidates, Found, Objective, OutOfReach, Problem, Step
 from nas.space import Architecture, Space
+from nas.space.freezing import freeze as freeze_parts
 
 
 def search(
@@ -38,6 +39,8 @@ def search(
     evaluate_best: int = 8,
     min_accuracy: float | None = None,
     max_drop: float | None = None,
+    freeze: Sequence[str] = (),
+    start: Architecture | None = None,
 ) -> Found:
     """Return the most accurate member of `space` within `latency_ms` on the table's device.
 
@@ -67,6 +70,9 @@ def search(
             data. Requires scores that know a level, and the engine "exact".
         max_drop: maximum points below the largest member, counted in the same way. Requires the
             engine "exact".
+        freeze: parts that stay as they are in `start`: "stem", "stage1" and so on, or "head".
+        start: the member that `freeze` takes its parts of. Without any limit its latency is the
+            maximum.
 
     Raises:
         InputError: as `pose`, and where no member keeps all limits together.
@@ -88,6 +94,8 @@ def search(
             evaluate_best=evaluate_best,
             min_accuracy=min_accuracy,
             max_drop=max_drop,
+            freeze=freeze,
+            start=start,
         )
     )
 
@@ -114,14 +122,17 @@ def pose(
     evaluate_best: int = 8,
     min_accuracy: float | None = None,
     max_drop: float | None = None,
+    freeze: Sequence[str] = (),
+    start: Architecture | None = None,
 ) -> Problem:
     """Return the checked input of a search, with an engine that is not "auto".
 
     The arguments are those of `search`.
 
     Raises:
+        OutOfReach: no member keeps a limit; the message names the smallest possible amount.
         InputError: an engine is unknown, the scores are of another space, the table lacks a row, or
-            no member keeps a limit; the message names the smallest possible amount.
+            the space does not have a part to freeze.
     """
     check_type("space", space, Space, "nas.load_space")
     check_type("table", table, LatencyTable, "nas.load_table")
@@ -159,6 +170,8 @@ def pose(
     scores.check(space)
     scores = scores.at(space)
     drop = _most_drop(scores, engine, min_accuracy, max_drop)
+    # The scores are those of the whole space: costs count from its largest member, frozen or not.
+    space, start = _frozen(space, freeze, start)
     # One graph for the checks below and for the engine: a large space takes a while to be laid out.
     graph = Graph(space, tuple(scores.cautious().exceptions()))
     further = further_limits(limits or {}, table)
@@ -169,14 +182,14 @@ def pose(
         target_ms = math.inf
         reason = "none, where something else is limited"
     elif latency_ms is None:
-        target_ms, reason = _default_target(space, table)
+        target_ms, reason = _default_target(space, table, start)
     else:
         target_ms = latency_ms
         reason = "as given"
     if target_ms <= 0 or (latency_ms is not None and not math.isfinite(target_ms)):
         raise InputError(f"latency target {target_ms} ms: expected a positive number")
     if target_ms < least_ms:
-        raise InputError(
+        raise OutOfReach(
             f"latency target {target_ms:g} ms cannot be reached: the fastest member of space "
             f"'{space.name}' ({_shape(quickest)}) takes {least_ms:.4g} ms on "
             f"{table.device.name}"
@@ -199,8 +212,33 @@ def pose(
         drop,
         max_drop,
         min_accuracy,
+        tuple(dict.fromkeys(freeze)),
+        start,
         graph=graph,
     )
+
+
+def _frozen(
+    space: Space, parts: Sequence[str], start: Architecture | None
+) -> tuple[Space, Architecture | None]:
+    """Return the space with frozen parts, and the start at its size; the space where none is.
+
+    Raises:
+        InputError: one of `parts` and `start` is given without the other, or as `freeze`.
+    """
+    if isinstance(parts, str):
+        raise InputError(f"freeze: expected a list of parts (got '{parts}'). Fix: ['{parts}']")
+    if not parts and start is None:
+        return space, None
+    if start is None:
+        raise InputError(
+            f"--freeze {','.join(parts)}: requires the member whose parts stay. Fix: --start"
+            f" {next(iter(space.published), 'RUN')}"
+        )
+    if not parts:
+        raise InputError("--start: has no effect without frozen parts. Fix: --freeze stem,stage1")
+    check_type("start", start, Architecture, "nas.load_architecture")
+    return freeze_parts(space, parts, start)
 
 
 def _check_number(what: str, number: object) -> None:
@@ -263,11 +301,11 @@ def _most_drop(
 
 
 def _check_reach(graph: Graph, limits: Sequence[Limit]) -> None:
-    """Raise InputError for a limit that no member keeps, with the smallest possible amount."""
+    """Raise OutOfReach for a limit that no member keeps, with the smallest possible amount."""
     for limit in limits:
         amount, smallest = least(graph, limit.measure)
         if amount > limit.most:
-            raise InputError(
+            raise OutOfReach(
                 f"{limit} cannot be reached: the member of space '{graph.space.name}' with the"
                 f" least ({_shape(smallest)}) has {limit.measure.text(amount)}"
             )
@@ -277,12 +315,18 @@ def _shape(arch: Architecture) -> str:
     return f"widths {'-'.join(map(str, arch.widths))}, depths {'-'.join(map(str, arch.depths))}"
 
 
-def _default_target(space: Space, table: LatencyTable) -> tuple[float, str]:
+def _default_target(
+    space: Space, table: LatencyTable, start: Architecture | None
+) -> tuple[float, str]:
     """Return the default maximum latency in ms, and its reason in words.
 
-    It is the predicted latency of the published member with the fewest parameters. Without
-    published members it is half of the largest member's, or that of the fastest member if higher.
+    With frozen parts it is the predicted latency of the member that they are of: the space around
+    them may be too slow for any other. Else it is that of the published member with the fewest
+    parameters. Without published members it is half of the largest member's, or that of the
+    fastest member if higher.
     """
+    if start is not None:
+        return table.total_ms(start), f"the predicted latency of the start, {start.name}"
     if not space.published:
         half = max(table.total_ms(space.largest()) / 2, fastest(space, table)[0])
         return (

@@ -72,6 +72,10 @@ class Stage:
         """Return the number of blocks that are present."""
         return len(self.present)
 
+    def equals(self, other: Stage) -> bool:
+        """Return whether both are the same part of a network, whatever positions were dropped."""
+        return (self.entry, self.present) == (other.entry, other.present)
+
     def with_width(self, width: int) -> Stage:
         """Return the stage with another width of its residual stream."""
         return Stage(replace(self.entry, width=width), self.blocks)

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar
 
 from nas.blocks import BlockSpec, EntrySpec, Identity, Shape
+from nas.space.architecture import Stage
 from nas.space.place import Place
 
 Placement = Literal["stage_suffix", "network_suffix"]
@@ -39,6 +40,8 @@ class StageSpace:
         local: the local candidates of every position.
         global_: the global (attention) candidates of every position; empty where blocks must be
             local.
+        fixed: where the stage is frozen (`nas.space.freezing`), the only choice that is left, with a
+            block or identity at every position.
     """
 
     entries: tuple[EntrySpec, ...]
@@ -46,6 +49,19 @@ class StageSpace:
     depths: tuple[int, int]
     local: Blocks
     global_: Blocks = ()
+    fixed: Stage | None = None
+
+    @property
+    def possible_depths(self) -> range:
+        """Return the numbers of blocks that the stage may have."""
+        least, most = (self.fixed.depth, self.fixed.depth) if self.fixed else self.depths
+        return range(least, most + 1)
+
+    @property
+    def fixed_global(self) -> int:
+        """Return the number of global blocks of a frozen stage; 0 for others."""
+        blocks = self.fixed.blocks if self.fixed else ()
+        return sum(self.kind(block) == "global" for block in blocks)
 
     def candidates(self, role: Role) -> Blocks:
         return self.local if role == "local" else self.global_
@@ -78,6 +94,8 @@ class StageSpace:
             "depth": {"min": self.depths[0], "max": self.depths[1]},
             "local": [block.to_dict() for block in self.local],
             **({"global": [block.to_dict() for block in self.global_]} if self.global_ else {}),
+            # No space file has this key: a frozen space is made for one search.
+            **({"fixed": [block.to_dict() for block in self.fixed.blocks]} if self.fixed else {}),
         }
 
 

@@ -247,7 +247,7 @@ def undoings(
         for c, s in zip(space.stages, arch.stages, strict=True)
     ]
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
-        if only is not None and index != only:
+        if (only is not None and index != only) or choice.fixed is not None:
             continue
         for width in choice.widths:
             if width > stage.width:
@@ -290,6 +290,8 @@ def _places(
     if arch.stem is not None:
         yield STEM, arch.stem, space.stems
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
+        if choice.fixed is not None:
+            continue
         # The space lists entries at its largest width; a member's entry has the width of its stage.
         if len(choice.entries) > 1:
             entries = tuple(replace(entry, width=stage.width) for entry in choice.entries)
@@ -310,8 +312,8 @@ def _places(
 def _drops(space: Space, arch: Architecture) -> Iterator[Drop]:
     """Yield the drops of every block of stages above the least depth."""
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
-        # A stage keeps at least the least depth of its space.
-        if stage.depth > choice.depths[0]:
+        # A stage keeps at least the least depth of its space, and a frozen one all of its blocks.
+        if choice.fixed is None and stage.depth > choice.depths[0]:
             for position, block in enumerate(stage.blocks):
                 if not isinstance(block, Identity):
                     yield Drop(index, position)
@@ -334,7 +336,8 @@ def _localises(space: Space, arch: Architecture) -> Iterator[Localise]:
     for index, (choice, stage) in enumerate(zip(space.stages, arch.stages, strict=True)):
         first = next((p for p, block in enumerate(stage.blocks) if block in choice.global_), None)
         if first is not None:
-            yield localise(space, arch, index, first)
+            if choice.fixed is None:
+                yield localise(space, arch, index, first)
             # The suffix spans the network, so its first block is that of the first stage that has
             # one.
             if space.placement == "network_suffix":

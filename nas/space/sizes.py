@@ -33,6 +33,22 @@ def sides(text: Any) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
+class Resolutions:
+    """Several input sizes, smallest first."""
+
+    sizes: tuple[tuple[int, int], ...]
+
+
+def resolutions(text: Any) -> Resolutions:
+    """Return the sizes in 192,224,256, in ascending order; each as `sides` takes it."""
+    several = str(text).split(",") if isinstance(text, str) else [text]
+    sizes = [sides(each) for each in several]
+    if len(set(sizes)) < len(sizes):
+        raise ValueError("names a size twice (expected different ones). Fix: name each size once")
+    return Resolutions(tuple(sorted(sizes, key=lambda size: (size[0] * size[1], size))))
+
+
+@dataclass(frozen=True)
 class Sizes:
     """The sizes that options ask for; None where an option was not given."""
 

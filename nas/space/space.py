@@ -31,6 +31,7 @@ from nas.space.candidates import (
     range_text,
     widened,
 )
+from nas.space.counting import count_members
 from nas.space.fit import misfit, refusal
 from nas.space.place import HEAD, STEM, Place
 
@@ -134,6 +135,8 @@ class Space:
     ) -> Architecture:
         """Return the architecture with these numbers, which is not validated.
 
+        A frozen stage is as it is, whatever its numbers.
+
         Args:
             widths: width of each stage, in channels.
             depths: number of blocks of each stage.
@@ -148,6 +151,10 @@ class Space:
         for index, (space, width, depth, count) in enumerate(
             zip(self.stages, widths, depths, attention, strict=True)
         ):
+            if space.fixed is not None:
+                stages.append(space.fixed)
+                shape = self.shape(index, space.fixed.width)
+                continue
             entries = tuple(widened(entry, width) for entry in space.entries)
             entry = pick(Place.entry(index, stem is not None), entries, shape)
             shape = self.shape(index, width)
@@ -199,6 +206,9 @@ class Space:
         arch = self.member(widths, depths, rng.choice(list(self._attention(depths))), pick=pick)
         stages = []
         for space, stage in zip(self.stages, arch.stages, strict=True):
+            if space.fixed is not None:
+                stages.append(stage)
+                continue
             positions = sorted(rng.sample(range(space.depths[1]), stage.depth))
             blocks: list[BlockSpec] = [Identity()] * space.depths[1]
             for position, block in zip(positions, stage.blocks, strict=True):
@@ -210,9 +220,7 @@ class Space:
     def enumerate(self) -> Iterator[Architecture]:
         """Yield every member once, without dropped positions."""
         for widths in product(*(stage.widths for stage in self.stages)):
-            for depths in product(
-                *(range(stage.depths[0], stage.depths[1] + 1) for stage in self.stages)
-            ):
+            for depths in product(*(stage.possible_depths for stage in self.stages)):
                 for attention in self._attention(depths):
                     counts = self._choices(widths, depths, attention)
                     for chosen in product(*map(range, counts)):
@@ -222,27 +230,7 @@ class Space:
 
     def count(self) -> int:
         """Return the number of different networks in the space."""
-        # A block after a global one must be global too, within the stage or the network. So the
-        # stages so far are counted by whether they have no global block (`free`) or some (`bound`).
-        free = 1
-        bound = 0
-        for index, stage in enumerate(self.stages):
-            local_only, mixed, all_global = (
-                sum(parts)
-                for parts in zip(
-                    *(self._fillings(index, width) for width in stage.widths), strict=True
-                )
-            )
-            if self.placement == "network_suffix":
-                # Behind a global block a stage holds global ones, or none where it may be empty.
-                empty = len(stage.entries) * len(stage.widths) if stage.depths[0] == 0 else 0
-                free, bound = (
-                    free * local_only,
-                    free * (mixed + all_global) + bound * (all_global + empty),
-                )
-            else:
-                free *= local_only + mixed + all_global
-        return (free + bound) * len(self.heads) * max(len(self.stems), 1)
+        return count_members(self)
 
     def place(self, arch: Architecture) -> Architecture:
         """Return `arch` with a block or identity at every position of the space.
@@ -287,6 +275,8 @@ class Space:
                 f"stem {arch.stem.kind}({arch.stem}) is not one of {block_names(self.stems)}"
             )
         for index, (space, stage) in enumerate(zip(self.stages, arch.stages, strict=True), start=1):
+            if space.fixed is not None and not space.fixed.equals(stage):
+                raise ValueError(f"stage {index}: is frozen, and has other choices here")
             if stage.width not in space.widths:
                 raise ValueError(
                     f"stage {index}: width {stage.width} is not one of {choices_text(space.widths)}"
@@ -352,9 +342,24 @@ class Space:
     def with_published(self, members: Mapping[str, Architecture]) -> Space:
         return replace(self, published=dict(members))
 
+    def has_global(self, index: int) -> bool:
+        """Return whether a stage, counted from 0, may have global blocks.
+
+        Where global blocks are the last of the whole network, no stage before a frozen one with a
+        local block may have any.
+        """
+        later = self.stages[index + 1 :] if self.placement == "network_suffix" else ()
+        return bool(self.stages[index].global_) and not any(
+            stage.fixed is not None and "local" in map(stage.kind, stage.fixed.blocks)
+            for stage in later
+        )
+
     def attention_extremes(self) -> list[tuple[int, ...]]:
         """Return two numbers of global blocks per stage, at full depth: none, and the maximum."""
-        most = tuple(stage.depths[1] if stage.global_ else 0 for stage in self.stages)
+        most = tuple(
+            stage.depths[1] if self.has_global(index) else 0
+            for index, stage in enumerate(self.stages)
+        )
         return [(0,) * len(most), most]
 
     def shape(self, index: int, width: int) -> Shape:
@@ -375,6 +380,7 @@ class Space:
         if fitting is None:
             shape = self.shape(index, width)
             every = self.stages[index].candidates(role)
+            every = every if role == "local" or self.has_global(index) else ()
             fitting = self._fitting[index, role, width] = tuple(
                 block for block in every if not misfit(block, shape)
             )
@@ -440,22 +446,6 @@ class Space:
     def _fitting(self) -> dict[tuple[int, Role, int], Blocks]:
         return {}
 
-    def _fillings(self, index: int, width: int) -> tuple[int, int, int]:
-        """Return in how many ways a stage of this width can be filled.
-
-        The three numbers are of local blocks only, of both kinds, and of global blocks only.
-        """
-        stage = self.stages[index]
-        locals_ = len(self.candidates(index, "local", width))
-        globals_ = len(self.candidates(index, "global", width))
-        local_only = mixed = all_global = 0
-        for depth in range(stage.depths[0], stage.depths[1] + 1):
-            local_only += locals_**depth
-            # A stage without blocks has no global one: it counts once, as local.
-            all_global += globals_**depth if depth else 0
-            mixed += sum(locals_ ** (depth - count) * globals_**count for count in range(1, depth))
-        return tuple(len(stage.entries) * ways for ways in (local_only, mixed, all_global))  # type: ignore[return-value]
-
     def _kinds(self, index: int, stage: Stage) -> list[Role]:
         """Return the roles of a stage's blocks, without identity.
 
@@ -478,9 +468,19 @@ class Space:
 
     def _attention(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
         """Yield every allowed tuple of numbers of global blocks per stage, at these depths."""
-        room = [
-            depth if stage.global_ else 0 for stage, depth in zip(self.stages, depths, strict=True)
+        # A frozen stage has the global blocks that it has, whatever depth is given.
+        kept = {i: stage.fixed_global for i, stage in enumerate(self.stages) if stage.fixed}
+        for counts in self._suffixes(depths):
+            if all(counts[index] == count for index, count in kept.items()):
+                yield counts
+
+    def _suffixes(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
+        """Yield what `_attention` does, as if no stage were frozen but for its depth."""
+        depths = [
+            stage.fixed.depth if stage.fixed else depth
+            for stage, depth in zip(self.stages, depths, strict=True)
         ]
+        room = [depth if self.has_global(i) else 0 for i, depth in enumerate(depths)]
         if self.placement == "stage_suffix":
             yield from product(*(range(count + 1) for count in room))
             return

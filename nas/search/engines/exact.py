@@ -26,14 +26,13 @@ from math import inf
 import numpy as np
 
 from nas.accuracy import Accuracy
-from nas.errors import InputError
 from nas.search.engines.condensed import Condensed
 from nas.search.engines.label_setting import Program, Resource, path_sum
 from nas.search.engines.prices import positional
 from nas.search.fastest import latencies
 from nas.search.graph import Arc, Floats, Graph, Layered, same_head
 from nas.search.limits import Limit
-from nas.search.problem import Found, Problem
+from nas.search.problem import Found, OutOfReach, Problem
 from nas.search.trace import steps_to
 from nas.space import Architecture
 
@@ -68,7 +67,7 @@ def exact(problem: Problem) -> Found:
     The trace lists the moves that turn the space's largest member into it.
 
     Raises:
-        InputError: no member keeps all limits together, though each limit can be kept alone.
+        OutOfReach: no member keeps all limits together, though each limit can be kept alone.
     """
     model = _Model(problem)
     arch = model.best() if problem.max_drop is None else model.quickest(problem.max_drop)
@@ -168,7 +167,7 @@ class _Model:
         Cost and latency swap their roles: milliseconds are minimised, points are a resource.
 
         Raises:
-            InputError: no member within the limits is as accurate as asked for.
+            OutOfReach: no member within the limits is as accurate as asked for.
         """
         ms, *others = self._all_resources
         # Amounts of a resource are not negative, costs may be. Every path has one arc per layer, so
@@ -346,7 +345,7 @@ class _Model:
             ),
         ]
 
-    def _contradiction(self) -> InputError:
+    def _contradiction(self) -> OutOfReach:
         """Return an error that says which limits cannot be kept together."""
         problem, (ms, *others) = self._problem, self._all_resources
         # The fastest member within the other limits shows how far the target is out of reach.
@@ -359,14 +358,14 @@ class _Model:
         path = program.solve(accept)
         named = " and ".join(map(str, problem.limits))
         if path is None:
-            return InputError(f"no member of space '{problem.space.name}' keeps {named} together")
+            return OutOfReach(f"no member of space '{problem.space.name}' keeps {named} together")
         least_ms = problem.table.total_ms(self._member(path))
-        return InputError(
+        return OutOfReach(
             f"latency target {problem.target_ms:g} ms cannot be reached within {named}: there the "
             f"fastest member of space '{problem.space.name}' takes {least_ms:.4g} ms"
         )
 
-    def _out_of_reach(self) -> InputError:
+    def _out_of_reach(self) -> OutOfReach:
         """Return an error with the accuracy of the most accurate member within the limits."""
         problem = self._problem
         best = self.best()
@@ -379,12 +378,12 @@ class _Model:
             drop = problem.max_drop or 0.0
             asked = drop if problem.asked_drop is None else problem.asked_drop
             lost = cost + asked - drop
-            return InputError(
+            return OutOfReach(
                 f"max_drop {asked:g} points cannot be reached: the most accurate member of "
                 f"space '{problem.space.name}'{within} ({shape}) loses {lost:.4g} points"
             )
         reached = problem.min_accuracy + (problem.max_drop or 0.0) - cost
-        return InputError(
+        return OutOfReach(
             f"min_accuracy {problem.min_accuracy:g} % cannot be reached: the most accurate member"
             f" of space '{problem.space.name}'{within} ({shape}) is expected to have {reached:.4g}"
             f" % {problem.scores.metric}"

@@ -220,6 +220,8 @@ def _chains(space: Space, arch: Architecture, index: int) -> Iterator[tuple[Move
     one kind and go from the ends towards the border.
     """
     choice = space.stages[index]
+    if choice.fixed is not None:
+        return
     stage = arch.stages[index]
     roles = [choice.kind(block) for block in stage.blocks]
     places = list(enumerate(roles))

@@ -105,14 +105,22 @@ class Encoding:
         if space.placement == "network_suffix":
             # Stages without global candidates lie before the threshold whatever its value, so it
             # begins behind the last of them.
-            local_only = [i for i, stage in enumerate(space.stages) if not stage.global_]
+            local_only = [i for i in range(len(space.stages)) if not space.has_global(i)]
             before = space.stages[: local_only[-1] + 1] if local_only else ()
+            # Behind a frozen stage with a global block every block is global.
+            frozen = [i for i, stage in enumerate(space.stages) if stage.fixed_global]
+            until = space.stages[: frozen[0] + 1] if frozen else space.stages
             yield Variable(
-                "attention", sum(stage.depths[1] for stage in before), self._positions, True
+                "attention",
+                sum(stage.depths[1] for stage in before),
+                sum(stage.depths[1] for stage in until),
+                True,
             )
         yield Variable(str(HEAD), 0, len(space.heads) - 1, False)
 
     def _of_stage(self, index: int, stage: StageSpace) -> Iterator[Variable]:
+        if stage.fixed is not None:
+            return
         least, most = stage.depths
         yield Variable(_name(index, "entry"), 0, len(stage.entries) - 1, False)
         yield Variable(_name(index, "width"), 0, len(stage.widths) - 1, True)
@@ -130,6 +138,8 @@ class Encoding:
 
     def _stage(self, index: int, values: Setting) -> Stage:
         stage = self.space.stages[index]
+        if stage.fixed is not None:
+            return stage.fixed
         most = self.space.stages[index].depths[1]
         width = stage.widths[values[_name(index, "width")]]
         entry = replace(stage.entries[values[_name(index, "entry")]], width=width)

@@ -267,11 +267,13 @@ class Objective:
         """
         space = self._job.space
         graph = Graph(self._job.space)
+        # In a space with frozen parts not every published member is a member.
+        published = [arch for arch in space.published.values() if space.contains(arch)]
         smallest = [least(graph, limit.measure)[1] for limit in self._limits]
         return [
             fastest(space, self._job.table, graph)[1],
             *smallest,
-            *space.published.values(),
+            *published,
             space.largest(),
         ]
 
