@@ -96,6 +96,13 @@ class Block(nn.Module):
     built_from: tuple[BlockSpec, Shape] | None = None
     takes_grid: ClassVar[bool] = False
 
+    def published_names(self, layout: str) -> Mapping[str, str]:
+        """Return `published` of a layout; empty where the block was never published in it.
+
+        A block whose published names depend on its hyperparameters replaces it.
+        """
+        return self.published.get(layout, {})
+
     def residual(self, x: Tensor, branch: Tensor) -> Tensor:
         """Return x + branch, both (B, ...); blocks of a stage add their branches by it.
 
@@ -400,4 +407,4 @@ class CheckpointLayout:
         There are none where the block was never published in this layout.
         """
         kind = block.built_from[0].kind if block.built_from else ""
-        return self.shared.get(kind) or block.published.get(self.name, {})
+        return self.shared.get(kind) or block.published_names(self.name)

@@ -46,8 +46,11 @@ def space_names() -> list[str]:
 
 def published_members() -> dict[str, Architecture]:
     """Return the published architectures of all known spaces, by name."""
+    spaces = map(load_space, space_names())
     return {
-        name: arch for space in space_names() for name, arch in load_space(space).published.items()
+        name: arch
+        for space in spaces
+        for name, arch in (*space.published.items(), *space.dense.items())
     }
 
 

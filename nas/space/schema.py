@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from math import prod
@@ -34,7 +35,7 @@ from nas.blocks import (
     head_from,
     spec_of,
 )
-from nas.errors import InputError
+from nas.errors import InputError, nearest
 from nas.files import YamlFile
 from nas.space.architecture import Architecture, check_resolution
 from nas.space.candidates import Placement, Spec, StageSpace
@@ -182,6 +183,20 @@ class _Published(_Model):
     head: dict[str, Any] = {}
 
 
+class _Dense(_Model):
+    """A published network of dense prediction.
+
+    Attributes:
+        member: the published member whose stem and stages it has.
+        resolution: height and width that it was published at.
+        head: its head, which need not be a candidate of the space.
+    """
+
+    member: str
+    resolution: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+    head: Annotated[dict[str, Any], WithJsonSchema({PLACE: "head"})]
+
+
 class SpaceFile(_Model):
     """The whole file of a space."""
 
@@ -197,6 +212,7 @@ class SpaceFile(_Model):
     stages: Annotated[list[_Stage], Field(min_length=4, max_length=4)]
     head: _Heads
     published: dict[str, _Published] = {}
+    dense: dict[str, _Dense] = {}
 
 
 def read_space(path: str | Path) -> Space:
@@ -257,7 +273,11 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
         name: _member(file, space, [*keys, "published", name], entry)
         for name, entry in checked.published.items()
     }
-    return space.with_published(members)
+    dense = {
+        name: _dense(file, members, [*keys, "dense", name], entry)
+        for name, entry in checked.dense.items()
+    }
+    return replace(space, published=members, dense=dense)
 
 
 class _Defaults:
@@ -437,6 +457,27 @@ def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Arch
     member = space.member(entry.widths, entry.depths, entry.attention, keys[-1], pick)  # type: ignore[arg-type]
     file.parse(space.validate, keys, member)
     return member
+
+
+def _dense(
+    file: YamlFile, members: Mapping[str, Architecture], keys: Keys, entry: _Dense
+) -> Architecture:
+    """Return a published network of dense prediction: a member with its own head and size."""
+    if entry.member not in members:
+        raise file.error(
+            [*keys, "member"],
+            f"'{entry.member}' is not a published member of this space{nearest(entry.member, members)}",
+        )
+    head = file.parse(head_from, [*keys, "head"], entry.head)
+    height, width = entry.resolution
+
+    def sized(member: Architecture) -> Architecture:
+        arch = replace(member.with_head(head), name=str(keys[-1])).at((height, width))
+        arch.operations()
+        return arch
+
+    arch: Architecture = file.parse(sized, keys, members[entry.member])
+    return arch
 
 
 def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict[str, Any]:

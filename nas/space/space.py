@@ -65,6 +65,8 @@ class Space:
             the names are those of `nas.accuracy.law`.
         path: file that the space was read from; empty where there is none.
         published: published members by name.
+        dense: published networks of dense prediction by name: members of the space with another
+            head and input size. `at` and `with_head` leave them as they are.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Space:
     recipes: Mapping[str, str] = field(default_factory=dict)
     path: str = ""
     published: Mapping[str, Architecture] = field(default_factory=dict)
+    dense: Mapping[str, Architecture] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         size = f"{self.resolution[0]}x{self.resolution[1]}"

@@ -132,7 +132,7 @@ def _own_size(data: str) -> tuple[int, int] | None:
     # Digits have 8x8 pixels. 32x32 is the smallest size that networks of stride 32 take.
     if is_digits(data):
         return (32, 32)
-    return (96, 96) if is_scenes(data) else None
+    return (64, 64) if is_scenes(data) else None
 
 
 def _with_head(space: Space, task: Task, classes: int, head: Mapping[str, int]) -> Space:

@@ -76,7 +76,7 @@ class TrainOptions(Options):
     """Options of `nas train`.
 
     Images have the space's own resolution by default; digits have 32x32 pixels, and digit-scenes
-    96x96. For several
+    64x64. For several
     processes or GPUs, start it with `torchrun --nproc-per-node N -m nas train ...` or `accelerate
     launch -m nas train ...`. They share each batch.
     """

@@ -46,7 +46,15 @@ class Segmentation(Task):
     metric = "miou"
     metric_words = "mIoU"
     has_maps = True
-    defaults: ClassVar = {"mixup": 0.0, "cutmix": 0.0, "label_smoothing": 0.0, "repeats": 1}
+    # An image has thousands of labelled pixels, so a few images give a gradient, and a data set of
+    # some hundred images needs many steps.
+    defaults: ClassVar = {
+        "batch": 16,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "label_smoothing": 0.0,
+        "repeats": 1,
+    }
     fixed: ClassVar = {
         "mixup": "a pixel has one class",
         "cutmix": "masks are not mixed",

@@ -87,6 +87,7 @@ class Settings:
         help="Images per step, over all processes and micro-batches.",
         at_least=1,
         at_most=1_000_000,
+        shown="64; 16 for segmentation",
     )
     learning_rate: float = option(
         1e-3,

@@ -4,6 +4,7 @@ supernet."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.blocks import FPNHead, Shape, from_dict, parse, pyramid
 from nas.blocks.build import build_block
 from nas.blocks.common.module import FPNHeadBlock
+from nas.blocks.common.spec import Middle
 from nas.blocks.module import Block
 from nas.space import Space
 from nas.space.moves import Drop, Exchange, Localise, Narrow, moves
@@ -28,8 +30,11 @@ HEADS = pytest.mark.parametrize(
         FPNHead(2, width=6, depth=2, expansion=3, levels=4, activation="relu"),
         FPNHead(3, width=5, expansion=1, levels=2, activation="silu"),
         FPNHead(3, width=4, levels=1, activation="gelu"),
+        FPNHead(3, width=6, expansion=2, activation="gelu", middle="fused_mbconv"),
+        FPNHead(3, width=6, activation="relu", final_expansion=0),
+        FPNHead(3, width=6, depth=2, activation="relu", final_expansion=8, expansion=2),
     ],
-    ids=lambda head: f"levels{head.levels}",
+    ids=lambda head: f"levels{head.levels}-{head.middle}-{head.final_expansion}",
 )
 
 
@@ -115,11 +120,16 @@ def test_head_is_the_formula(head: FPNHead) -> None:
         for name, module in block.get_submodule("refine.0").named_children()
         if hasattr(module, "conv")
     ]
-    assert len(names) == 3, "an MBConv has three convolutions"
     for index in range(head.depth):
-        expand, local, project = (f"refine.{index}.{name}" for name in names)
-        fused = fused + conv1(act(depthwise(act(conv1(fused, expand)), local)), project)
-    hidden = act(conv1(fused, "expand"))
+        *inner, project = (f"refine.{index}.{name}" for name in names)
+        if head.middle == "mbconv":
+            expand, local = inner
+            hidden = depthwise(act(conv1(fused, expand)), local)
+        else:
+            (local,) = inner
+            hidden = norm(F.conv2d(fused, tensors[f"{local}.conv.weight"], padding=1), local)
+        fused = fused + conv1(act(hidden), project)
+    hidden = fused if head.final_expansion == 0 else act(conv1(fused, "expand"))
     expected = torch.einsum("oc,bchw->bohw", tensors["classifier.weight"][:, :, 0, 0], hidden)
     expected = expected + tensors["classifier.bias"].reshape(-1, 1, 1)
     found = block(maps)
@@ -154,12 +164,40 @@ def test_text_and_data_give_head_and_shape_back(head: FPNHead) -> None:
     assert Shape.parse(str(shape_of(head))) == shape_of(head)
 
 
-def test_axes_are_those_of_the_module() -> None:
-    head = FPNHead(5, depth=3, levels=4)
+@pytest.mark.parametrize("middle", get_args(Middle))
+def test_axes_are_those_of_the_module(middle: Middle) -> None:
+    head = FPNHead(5, depth=3, levels=4, middle=middle)
     tensors = build_block(head, shape_of(head)).state_dict()
     for name, tensor in tensors.items():
         if tensor.dim():
             assert len(FPNHeadBlock.axes[name]) == tensor.dim(), name
+
+
+def test_one_head_has_one_text_and_older_texts_are_read() -> None:
+    assert str(FPNHead(5, expansion=3, final_expansion=3)) == str(FPNHead(5, expansion=3))
+    older = "classes=5;width=8;depth=1;expansion=3;levels=3;activation=hardswish"
+    head = parse("fpn_head", older)
+    assert head == FPNHead(5, width=8, expansion=3)
+    assert isinstance(head, FPNHead) and head.expanded == 24
+
+
+@torch.no_grad()
+def test_bicubic_upsampling_is_torchs() -> None:
+    maps = [x[:, :2] for x in maps_of(FPNHead(3))]
+    heads = [FPNHead(2, width=2, levels=2, resize=resize) for resize in ("bilinear", "bicubic")]  # type: ignore[arg-type]
+    shape = pyramid([Shape(2, x.shape[2], x.shape[3]) for x in maps[-2:]])
+    plain, cubic = (build_block(head, shape).eval() for head in heads)
+    cubic.load_state_dict(plain.state_dict())
+    for block in (plain, cubic):
+        # Levels that add up as they are, and a head that shows them.
+        block.refine = block.expand = nn.Identity()
+        block.levels = nn.ModuleDict({name: nn.Identity() for name in block.levels})
+        block.activation = nn.Identity()
+        block.classifier = nn.Identity()
+    fine, coarse = maps[-2:]
+    enlarged = F.interpolate(coarse, scale_factor=2, mode="bicubic", align_corners=False)
+    torch.testing.assert_close(cubic([fine, coarse]), fine + enlarged)
+    assert not torch.allclose(plain([fine, coarse]), cubic([fine, coarse]))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +207,9 @@ def test_axes_are_those_of_the_module() -> None:
         (lambda: FPNHead(5, width=0), "width 0 must be at least 1"),
         (lambda: FPNHead(5, depth=9), "depth 9 must be at most 8"),
         (lambda: FPNHead(5, levels=5), "levels 5 must be from 1 to 4"),
+        (lambda: FPNHead(5, final_expansion=-2), "final_expansion -2 must be at least -1"),
+        (lambda: FPNHead(5, middle="conv"), "middle 'conv' is not one of mbconv, fused_mbconv"),  # type: ignore[arg-type]
+        (lambda: FPNHead(5, resize="area"), "resize 'area' is not one of bilinear, bicubic"),  # type: ignore[arg-type]
         (lambda: FPNHead(5, activation="tanh"), "activation 'tanh' is not one of"),  # type: ignore[arg-type]
         (lambda: FPNHead(5).check(pyramid(MAPS)), "expected the maps of 3 stages, got 4"),
         (lambda: FPNHead(5).check(MAPS[-1]), "expected the maps of 3 stages, got 1"),

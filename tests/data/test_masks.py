@@ -309,15 +309,15 @@ def test_images_and_masks_are_no_classes(tmp_path: Path) -> None:
 
 
 def test_digit_scenes() -> None:
-    data = load_data("digit-scenes", (96, 96), limit=40, masks=True)
+    data = load_data("digit-scenes", (64, 64), limit=40, masks=True)
     assert data.train.classes == ("background", *"0123456789")
     assert data.test is not None and len(data.test) == 40
     masks = np.asarray(data.test.masks)
     shares = np.bincount(masks.ravel(), minlength=256) / masks.size
     assert 0.7 < shares[0] < 0.95 and shares[1:11].min() > 0 and 0 < shares[IGNORED] < 0.1
-    again = load_data("digit-scenes", (96, 96), limit=40, masks=True, store="stream")
+    again = load_data("digit-scenes", (64, 64), limit=40, masks=True, store="stream")
     assert np.array_equal(data.test.layers(slice(0, 5)), again.test.layers(slice(0, 5)))  # type: ignore[union-attr]
     with pytest.raises(InputError, match=r"Fix: add --segment, or --data digits"):
-        load_data("digit-scenes", (96, 96))
+        load_data("digit-scenes", (64, 64))
     with pytest.raises(InputError, match=r"has no masks .* Fix: --data digit-scenes"):
         load_data("digits", (32, 32), masks=True)

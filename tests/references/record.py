@@ -2,6 +2,7 @@
 
     python tests/references/record.py efficientformer official ~/EfficientFormer
     python tests/references/record.py efficientformer timm ~/pytorch-image-models
+    python tests/references/record.py efficientvit dense ~/efficientvit
 
 Every parameter and buffer is filled from its name (`seeded`), two seeded images go through in eval
 mode, and the tensors' names and shapes (CSV) and the outputs (NPZ) are written beside this file.
@@ -46,12 +47,14 @@ class Source:
         stages: the modules whose outputs are the four stages' features (of a list, its last one's),
             or the one whose last four children are.
         stubs: stands in for what the code imports and the checkout does not hold.
+        images: size of the seeded images.
     """
 
     module: str
     members: Mapping[str, str | Callable[[types.ModuleType], nn.Module]]
     stages: tuple[str, ...]
     stubs: Callable[[Path], None]
+    images: tuple[int, int, int, int] = IMAGES
 
 
 def stub_for_snap_research(checkout: Path) -> None:
@@ -161,6 +164,19 @@ def efficientvit(size: str) -> Callable[[types.ModuleType], nn.Module]:
     return make
 
 
+def efficientvit_seg(size: str, data: str) -> Callable[[types.ModuleType], nn.Module]:
+    """As the repository's model zoo makes it: in the L series norms have an eps of 1e-7."""
+
+    def make(module: types.ModuleType) -> nn.Module:
+        model: nn.Module = getattr(module, f"efficientvit_seg_{size}")(dataset=data)
+        for part in model.modules():
+            if size.startswith("l") and isinstance(part, nn.BatchNorm2d):
+                part.eps = 1e-7
+        return model
+
+    return make
+
+
 def efficientvit_timm(name: str) -> Callable[[types.ModuleType], nn.Module]:
     """With the authors' eps of 1e-15 under the attention's sums, which the checkpoints were trained
     with.
@@ -186,6 +202,14 @@ EFFICIENTVITS = {
 }
 EFFICIENTVITS_TIMM = {
     name: efficientvit_timm(name) for name in EFFICIENTVITS if name != "efficientvit_l0"
+}
+EFFICIENTVITS_SEG = {
+    f"efficientvit_seg_{size}_{data}": efficientvit_seg(size, data)
+    for data, sizes in (
+        ("cityscapes", ("b0", "b1", "b2", "b3", "l1", "l2")),
+        ("ade20k", ("b1", "b2", "b3", "l1", "l2")),
+    )
+    for size in sizes
 }
 MOBILENETV4S = {
     f"mobilenetv4_{ours}": f"mobilenetv4_{theirs}"
@@ -262,6 +286,13 @@ SOURCES: dict[str, dict[str, Source]] = {
             ("backbone.stages",),
             stub_for_efficientvit,
         ),
+        "dense": Source(
+            "efficientvit.models.efficientvit.seg",
+            EFFICIENTVITS_SEG,
+            ("backbone.stages",),
+            stub_for_efficientvit,
+            images=(1, 3, 64, 64),
+        ),
         "timm": Source(
             "timm.models.efficientvit_mit", EFFICIENTVITS_TIMM, ("stages",), stub_for_timm
         ),
@@ -291,7 +322,7 @@ def record(family: str, layout: str, checkout: Path) -> None:
         }
         floats = {name: type_ for name, type_ in tensors.items() if type_[1].startswith("f")}
         model.load_state_dict(seeded.state_dict(floats), strict=False)
-        outputs = run(model, source.stages, seeded.images(IMAGES))
+        outputs = run(model, source.stages, seeded.images(source.images))
         seeded.write_types(folder / f"{member}.{layout}.csv", tensors)
         np.savez_compressed(folder / f"{member}.{layout}.npz", **outputs)
         print(
@@ -302,7 +333,7 @@ def record(family: str, layout: str, checkout: Path) -> None:
         "commit": commit(checkout),
         "file": source.module.replace(".", "/") + ".py",
         "torch": torch.__version__,
-        "images": list(IMAGES),
+        "images": list(source.images),
     }
     (folder / f"{layout}.json").write_text(json.dumps(origin, indent=1) + "\n")
 

@@ -4,7 +4,7 @@ heads."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -413,18 +413,19 @@ class FPNHeadBlock(Block):
         # are the same whatever number of levels a head takes.
         first = STAGES - len(levels) + 1
         fused = Shape(spec.width, levels[0].height, levels[0].width)
-        hidden = spec.expansion * spec.width
         self.levels = nn.ModuleDict(
             {
                 f"stage{first + i}": ConvNorm(level.channels, spec.width, bias=False)
                 for i, level in enumerate(levels)
             }
         )
-        self.refine = nn.Sequential(*(MBConvBlock(spec.refine, fused) for _ in range(spec.depth)))
-        self.expand = ConvNorm(spec.width, hidden, bias=False)
+        self.refine = nn.Sequential(*(_middle(spec.refine, fused) for _ in range(spec.depth)))
+        self.expand = ConvNorm(spec.width, spec.expanded, bias=False) if spec.expanded else None
         self.activation = ACTIVATIONS[spec.activation]()
-        self.classifier = nn.Conv2d(hidden, spec.classes, 1)
-        self.expand.apply(init_linear)
+        self.classifier = nn.Conv2d(spec.expanded or spec.width, spec.classes, 1)
+        self.resize = spec.resize
+        if self.expand is not None:
+            self.expand.apply(init_linear)
         init_linear(self.classifier)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
@@ -434,8 +435,38 @@ class FPNHeadBlock(Block):
         y_bchw: Tensor = projected[0]
         for small in projected[1:]:
             y_bchw = y_bchw + F.interpolate(
-                small, size=y_bchw.shape[2:], mode="bilinear", align_corners=False
+                small, size=y_bchw.shape[2:], mode=self.resize, align_corners=False
             )
-        hidden = self.activation(self.expand(self.refine(y_bchw)))
-        scores: Tensor = self.classifier(hidden)
+        y_bchw = self.refine(y_bchw)
+        if self.expand is not None:
+            y_bchw = self.activation(self.expand(y_bchw))
+        scores: Tensor = self.classifier(y_bchw)
         return scores
+
+    def published_names(self, layout: str) -> Mapping[str, str]:
+        """Return the names of the authors' `SegHead`, which lists the last stage first."""
+        if layout != "efficientvit/official":
+            return {}
+        names = {}
+        for index, level in enumerate(reversed(list(self.levels))):
+            # The finest map is not enlarged, so its convolution has no sequence around it.
+            last = index == len(self.levels) - 1
+            names[f"levels.{level}"] = (
+                f"input_ops.{index}" if last else f"input_ops.{index}.op_list.0"
+            )
+        for index, block in enumerate(self.refine.children()):
+            assert isinstance(block, Block)
+            names |= {
+                f"refine.{index}.{ours}": f"middle.op_list.{index}.{theirs}"
+                for ours, theirs in block.published_names(layout).items()
+            }
+        outputs = ["expand", "classifier"] if self.expand is not None else ["classifier"]
+        for index, ours in enumerate(outputs):
+            conv = ".conv" if ours == "classifier" else ""
+            names[ours] = f"output_ops.0.op_list.{index}{conv}"
+        return names
+
+
+def _middle(spec: MBConv | FusedMBConv, shape: Shape) -> MBConvBlock | FusedMBConvBlock:
+    """Return an inverted bottleneck of a segmentation head."""
+    return MBConvBlock(spec, shape) if isinstance(spec, MBConv) else FusedMBConvBlock(spec, shape)
