@@ -22,17 +22,41 @@ from nas.blocks.drop_path import block_branches
 
 @dataclass(frozen=True)
 class Repeated:
-    """A dimension that holds the channels of a group several times, one run after the other.
+    """A dimension that holds the channels of a group several times.
 
     An example is the stacked queries, keys and values of one projection.
 
     Attributes:
         group: the channel group.
-        times: number of runs.
+        times: how often each channel is held.
+        adjacent: whether the copies of a channel stand side by side, as the outputs of a depthwise
+            convolution with several outputs per channel do. By default all channels follow each
+            other in one run, then again in the next.
     """
 
     group: str
     times: int
+    adjacent: bool = False
+
+    def positions(self, channels: Tensor, size: int) -> Tensor:
+        """Return the positions (times * channels,) of some channels (indices) in the dimension.
+
+        Args:
+            channels: indices of channels of the group.
+            size: of the dimension.
+        """
+        if self.adjacent:
+            # Channel c stands at c * times, c * times + 1, and so on: (channels, times), flat.
+            copies = torch.arange(self.times, device=channels.device)
+            return (channels[:, None] * self.times + copies).flatten()
+        return torch.cat([channels + run * (size // self.times) for run in range(self.times)])
+
+    def parts(self, tensor: Tensor, dim: int) -> list[Tensor]:
+        """Return the tensors that hold each channel once, in the order of the channels."""
+        if self.adjacent:
+            runs = range(self.times)
+            return [tensor[(slice(None),) * dim + (slice(run, None, self.times),)] for run in runs]
+        return list(tensor.chunk(self.times, dim))
 
 
 @dataclass(frozen=True)
@@ -141,7 +165,23 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 LAYER_SCALE_INIT = 1e-5
 
 
-class ConvNorm(nn.Sequential):
+class Foldable(nn.Module):
+    """A part of a block that inference replaces by a simpler module with the same output.
+
+    Structural re-parameterisation (RepVGG, arXiv:2101.03697) is of this kind, as is a batch norm
+    behind a convolution. `fold` does the replacement wherever it finds such a part, so that a block
+    says by its parts alone what its form in inference is.
+    """
+
+    def folded(self) -> nn.Module:
+        """Return the module that takes this one's place in inference.
+
+        The part is in eval mode then. Its output in that mode is the returned module's.
+        """
+        raise NotImplementedError
+
+
+class ConvNorm(nn.Sequential, Foldable):
     """A convolution with `same` padding and the batch norm that deployment folds into it."""
 
     def __init__(
@@ -157,6 +197,10 @@ class ConvNorm(nn.Sequential):
         super().__init__()
         self.conv = conv(channels, width, kernel, stride, kernel // 2, groups=groups, bias=bias)
         self.norm = nn.BatchNorm2d(width)
+
+    def folded(self) -> nn.Conv2d:
+        """Return the convolution that computes the same in eval mode."""
+        return fuse_conv_bn_eval(self.conv, self.norm)
 
     @staticmethod
     def axes(name: str, channels: Axis, width: Axis, window: Axis = None) -> Axes:
@@ -232,6 +276,32 @@ def init_linear(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class SqueezeExcite(nn.Module):
+    """One factor in (0, 1) per image and channel, from the mean over all positions.
+
+    Squeeze-and-excitation (arXiv:1709.01507) on (B, C, H, W), with ReLU and biases.
+    """
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.activation = nn.ReLU()
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+
+    @staticmethod
+    def axes(name: str, channels: Axis) -> Axes:
+        """Return the axes of a part called `name`; the squeezed channels are a group of theirs."""
+        return {
+            **conv_axes(f"{name}.squeeze", channels, "squeezed"),
+            **conv_axes(f"{name}.excite", "squeezed", channels),
+        }
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        squeezed = self.squeeze(x_bchw.mean(dim=(2, 3), keepdim=True))  # (B, squeezed, 1, 1)
+        gate: Tensor = self.excite(self.activation(squeezed)).sigmoid()  # (B, C, 1, 1)
+        return x_bchw * gate
 
 
 class NormalConv2d(nn.Conv2d):
@@ -345,7 +415,7 @@ def _positions(grid: tuple[int, int], stride: int, device: torch.device) -> tupl
 
 
 def fold(module: nn.Module) -> nn.Module:
-    """Replace every ConvNorm below `module` by one convolution, in place.
+    """Replace every `Foldable` part below `module` by its form in inference, in place.
 
     The output in eval mode stays the same.
 
@@ -356,11 +426,11 @@ def fold(module: nn.Module) -> nn.Module:
         raise ValueError(
             "batch norms can be folded in eval mode only. Fix: call module.eval() first"
         )
-    # A list, because the loop replaces children. A ConvNorm is replaced as a whole, before anything
-    # looks for the convolution inside it.
+    # A list, because the loop replaces children. A part is replaced as a whole, before anything
+    # looks for the parts inside it.
     for name, child in list(module.named_children()):
-        if isinstance(child, ConvNorm):
-            setattr(module, name, fuse_conv_bn_eval(child.conv, child.norm))
+        if isinstance(child, Foldable):
+            setattr(module, name, child.folded())
         else:
             fold(child)
     return module

@@ -7,95 +7,13 @@ the features that latency models are fitted to (`nas.latency`) all follow from t
 from __future__ import annotations
 
 import abc
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
-Layout = Literal["map", "tokens", "vector", "pyramid"]
-
-_TEXT = re.compile(r"(?:(tokens|vector):)?(\d+)x(\d+)x(\d+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """An activation of `channels` at `height` x `width` positions.
-
-    `layout` is the order in memory: a map (B, C, H, W), tokens (B, H*W, C), or a vector (B, C).
-    Tokens keep their grid, because attention biases depend on it. A pyramid is several maps at
-    once, those of the stages: its own channels and sides are those of the last and coarsest one,
-    and `finer` has the others.
-    """
-
-    channels: int
-    height: int
-    width: int
-    layout: Layout = "map"
-    finer: tuple[Shape, ...] = ()
-
-    @property
-    def tokens(self) -> int:
-        return self.height * self.width
-
-    @property
-    def elements(self) -> int:
-        own = self.channels * self.height * self.width
-        return own + sum(level.elements for level in self.finer) if self.finer else own
-
-    @property
-    def levels(self) -> tuple[Shape, ...]:
-        """Return the maps of a pyramid, the finest first."""
-        return (*self.finer, Shape(self.channels, self.height, self.width))
-
-    def resized(self, stride: int) -> Shape:
-        """Return the shape after a convolution of this stride with `same` padding."""
-        # With padding k // 2 and an odd kernel k, floor((H + 2 (k // 2) - k) / s) + 1 = ceil(H /
-        # s).
-        height = -(-self.height // stride)
-        width = -(-self.width // stride)
-        return Shape(self.channels, height, width, self.layout, self.finer)
-
-    def tensor(self, batch: int = 1) -> tuple[int, ...]:
-        """Return the dimensions of a tensor of this shape; a pyramid is one tensor per level."""
-        if self.layout == "map":
-            return (batch, self.channels, self.height, self.width)
-        if self.layout == "tokens":
-            return (batch, self.tokens, self.channels)
-        return (batch, self.channels)
-
-    def __str__(self) -> str:
-        if self.layout == "pyramid":
-            return "pyramid:" + "+".join(map(str, self.levels))
-        prefix = "" if self.layout == "map" else f"{self.layout}:"
-        return f"{prefix}{self.channels}x{self.height}x{self.width}"
-
-    @classmethod
-    def parse(cls, text: str) -> Shape:
-        """Return the inverse of `str()`. Raises ValueError for anything else."""
-        if text.startswith("pyramid:"):
-            maps = [cls.parse(level) for level in text.removeprefix("pyramid:").split("+")]
-            if any(level.layout != "map" for level in maps):
-                raise ValueError(
-                    f"'{text}' is not a shape: the levels of a pyramid are maps, as in"
-                    " pyramid:48x8x8+96x4x4"
-                )
-            return pyramid(maps)
-        match = _TEXT.fullmatch(text)
-        if not match:
-            raise ValueError(
-                f"'{text}' is not a shape (expected CHANNELSxHEIGHTxWIDTH, as in 48x56x56 or"
-                " tokens:448x7x7)"
-            )
-        layout, *sizes = match.groups()
-        channels, height, width = (int(size) for size in sizes)
-        return cls(channels, height, width, layout or "map")  # type: ignore[arg-type]
-
-
-def pyramid(maps: Sequence[Shape]) -> Shape:
-    """Return maps, the finest first, as one shape."""
-    *finer, last = maps
-    return replace(last, layout="pyramid", finer=tuple(finer))
+from nas.blocks.shape import Layout as Layout
+from nas.blocks.shape import Shape as Shape
+from nas.blocks.shape import pyramid as pyramid
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +41,15 @@ class Layer:
 
 
 class Trace:
-    """A walk through a block's layers from an input shape, one chained call per layer."""
+    """A walk through a block's layers from an input shape, one chained call per layer.
 
-    def __init__(self, shape: Shape) -> None:
+    With `deployed` it walks through the block's form in inference (`branches`).
+    """
+
+    def __init__(self, shape: Shape, deployed: bool = False) -> None:
         self.shape = shape
         self.layers: list[Layer] = []
+        self.deployed = deployed
 
     def conv(
         self, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, bias: bool = True
@@ -143,6 +65,49 @@ class Trace:
         # kind of layer of their own in latency models.
         kind = "depthwise" if groups == before.channels and groups > 1 else "conv"
         return self._add(kind, after, weights * after.tokens, weights + (width if bias else 0))
+
+    def branches(
+        self,
+        width: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        small: int = 0,
+        identity: bool = False,
+    ) -> Trace:
+        """Add parallel convolutions that inference folds into one with a bias.
+
+        Args:
+            width, kernel, stride, groups: of the convolution that remains, as of `conv`.
+            small: kernel of a second convolution beside it; 0 without one.
+            identity: whether the input itself is a further branch. Each branch has a batch norm.
+        """
+        if self.deployed:
+            return self.conv(width, kernel, stride, groups)
+        before = self.shape
+        self.conv(width, kernel, stride, groups, bias=False).batch_norm()
+        if small:
+            beside = Trace(before).conv(width, small, stride, groups, bias=False).batch_norm()
+            self.extra(*beside.layers).residual()
+        if identity:
+            self.extra(*Trace(before).batch_norm().layers).residual()
+        return self
+
+    def squeeze_excite(self, squeezed: int) -> Trace:
+        """Add squeeze-and-excitation (arXiv:1709.01507) with ReLU and a sigmoid gate."""
+        channels, elements = self.shape.channels, self.shape.elements
+        # The gate works on the mean over all positions and gives one factor per channel.
+        gate = Trace(Shape(channels, 1, 1)).conv(squeezed).activation("relu")
+        gate.conv(channels).activation("sigmoid")
+        return self.extra(
+            Layer("pool", read=elements, written=channels),
+            *gate.layers,
+            Layer("elementwise", read=elements + channels, written=elements),
+        )
+
+    def folded_scale(self) -> Trace:
+        """Add a layer scale behind a convolution, into which deployment folds it as a batch norm."""
+        return self._add("folded_norm", self.shape, params=self.shape.channels)
 
     def linear(self, width: int, bias: bool = True) -> Trace:
         """Add a linear layer over the channels of every token."""
@@ -286,11 +251,20 @@ class BlockSpec(abc.ABC):
     def trace(self, shape: Shape) -> Trace:
         """Return the walk through the block's layers from its input `shape`."""
 
+    def deployed_trace(self, shape: Shape) -> Trace:
+        """Return the walk through the layers that run in inference, by default that of `trace`."""
+        return self.trace(shape)
+
     def check(self, shape: Shape) -> None:  # noqa: B027 (most blocks take any shape)
         """Raise ValueError when the block cannot take an input of this shape."""
 
     def layers(self, shape: Shape) -> tuple[Layer, ...]:
+        """Return the layers as they are trained; parameters and MACs are counted in them."""
         return _traced(self, shape)[0]
+
+    def deployed_layers(self, shape: Shape) -> tuple[Layer, ...]:
+        """Return the layers that run in inference; latency and memory depend on them."""
+        return _deployed(self, shape)
 
     def output_shape(self, shape: Shape) -> Shape:
         return _traced(self, shape)[1]
@@ -316,6 +290,24 @@ class BlockSpec(abc.ABC):
 
     def __str__(self) -> str:
         return ";".join(f"{name}={text}" for name, text in self.texts().items())
+
+
+@dataclass(frozen=True)
+class TwoForms(BlockSpec):
+    """A block with branches in training that inference folds into single layers.
+
+    A subclass lists both forms by one `walk`, in which `Trace.branches` stands for such a layer.
+    """
+
+    @abc.abstractmethod
+    def walk(self, trace: Trace) -> Trace:
+        """Return the walk through the block's layers in the form of the trace."""
+
+    def trace(self, shape: Shape) -> Trace:
+        return self.walk(Trace(shape))
+
+    def deployed_trace(self, shape: Shape) -> Trace:
+        return self.walk(Trace(shape, deployed=True))
 
 
 @dataclass(frozen=True)
@@ -364,12 +356,22 @@ def _traced(spec: BlockSpec, shape: Shape) -> tuple[tuple[Layer, ...], Shape]:
     return tuple(trace.layers), trace.shape
 
 
+@lru_cache(maxsize=65536)
+def _deployed(spec: BlockSpec, shape: Shape) -> tuple[Layer, ...]:
+    return tuple(spec.deployed_trace(shape).layers)
+
+
 def _plain(value: Any) -> str:
     # These texts are keys of table rows. `:g` writes 4.0 as 4, so that an expansion has one text
     # whether it was given as int or as float: the two specs are equal.
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def eights(channels: float) -> int:
+    """Return the multiple of 8 next to a number of channels, at least 8."""
+    return max(8, int(channels + 4) // 8 * 8)
 
 
 def require(condition: bool, reason: str) -> None:

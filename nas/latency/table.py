@@ -260,7 +260,7 @@ class LatencyTable:
         if row is not None:
             raw_ms = row.median_ms
         elif self._costs is not None and operation.key not in self.unsupported:
-            raw_ms = price(operation.spec.layers(operation.input), self._costs)
+            raw_ms = price(operation.spec.deployed_layers(operation.input), self._costs)
         else:
             return None
         # Rows are of operations alone. In a network they may all take longer by one factor, and

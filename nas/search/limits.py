@@ -243,7 +243,7 @@ def _live(spec: BlockSpec, shape: Shape) -> int:
     kept = shape.elements if shape.layout == "pyramid" or spec.output_shape(shape) == shape else 0
     most = 0
     for index, layer in enumerate(
-        layer for layer in spec.layers(shape) if layer.kind not in _IN_PLACE
+        layer for layer in spec.deployed_layers(shape) if layer.kind not in _IN_PLACE
     ):
         # The first layer reads the kept input itself, and so does the addition of a residual, which
         # reads two maps and writes one. There it must not count twice.

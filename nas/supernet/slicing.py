@@ -69,7 +69,9 @@ def group_tensors(block: Block, group: str) -> list[tuple[Tensor, int]]:
         for dim, axis in enumerate(axes)
         if group_of(axis) == group
         # Stacked queries, keys and values (3 C, ...) are three tensors of C channels here.
-        for part in parameters[name].chunk(axis.times if isinstance(axis, Repeated) else 1, dim)
+        for part in (
+            axis.parts(parameters[name], dim) if isinstance(axis, Repeated) else [parameters[name]]
+        )
     ]
 
 
@@ -139,9 +141,9 @@ def kept_channels(
     group = group_of(axis)
     assert group is not None
     times = axis.times if isinstance(axis, Repeated) else 1
-    # The same channels stay in every run, so that query i still meets key i.
     channels = keep[group] if group in keep else first(inner[group], wanted // times)
-    return torch.cat([channels + run * (size // times) for run in range(times)])
+    # The same channels stay in every run, so that query i still meets key i.
+    return axis.positions(channels, size) if isinstance(axis, Repeated) else channels
 
 
 def caller(

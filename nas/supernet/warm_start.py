@@ -400,8 +400,7 @@ def _indices(
     chosen = torch.arange(count)
     if there > here and group is not None and group in orders:
         chosen = orders[group][:count].sort().values
-    # Run r of the queries, keys and values begins at r * (there // times).
-    runs = range(times)
-    take = torch.cat([chosen + run * (there // times) for run in runs])
-    give = torch.cat([torch.arange(count) + run * (here // times) for run in runs])
-    return take, give
+    given = torch.arange(count)
+    if isinstance(axis, Repeated):
+        return axis.positions(chosen, there), axis.positions(given, here)
+    return chosen, given

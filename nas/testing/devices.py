@@ -175,7 +175,7 @@ def true_ms(chain: Chain) -> float:
     """
     total = CALL_MS
     for link in chain.links():
-        moved = sum(layer.read + layer.written for layer in link.spec.layers(link.input))
+        moved = sum(layer.read + layer.written for layer in link.spec.deployed_layers(link.input))
         total += 1e-4 + link.spec.macs(link.input) / 4e7 + moved / 2e7
     return total
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.blocks import Operation, Shape
+from nas.blocks.heads import FromHeads, ToHeads, plain
 from nas.blocks.mobilenetv4.spec import (
     UIB,
     ConvDown,
@@ -86,53 +86,6 @@ class ConvDownBlock(Block):
         return x_bchw
 
 
-class HeadsToQueries(nn.Module):
-    """The 1x1 convolution (B, C, H, W) to the queries (B, heads * d, H, W) of all heads.
-
-    Its weights keep heads and channels in dimensions of their own, so that fewer heads and shorter
-    queries are slices of it.
-    """
-
-    def __init__(self, channels: int, heads: int, head_dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(heads, head_dim, channels, 1, 1))
-        nn.init.xavier_uniform_(self.weight.data.flatten(0, 1))
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        # (heads, d, C, 1, 1) to (heads * d, C, 1, 1)
-        return F.conv2d(x_bchw, self.weight.flatten(0, 1))
-
-    def plain(self) -> nn.Conv2d:
-        """Return the same as an ordinary convolution."""
-        return _plain(self.weight.flatten(0, 1))
-
-
-class HeadsToChannels(nn.Module):
-    """The 1x1 convolution of all heads' values (B, heads * d, H, W) to (B, C, H, W)."""
-
-    def __init__(self, channels: int, heads: int, head_dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels, heads, head_dim, 1, 1))
-        nn.init.xavier_uniform_(self.weight.data.flatten(1, 2))
-
-    def forward(self, x_bchw: Tensor) -> Tensor:
-        # (C, heads, d, 1, 1) to (C, heads * d, 1, 1)
-        return F.conv2d(x_bchw, self.weight.flatten(1, 2))
-
-    def plain(self) -> nn.Conv2d:
-        """Return the same as an ordinary convolution."""
-        return _plain(self.weight.flatten(1, 2))
-
-
-@torch.no_grad()
-def _plain(weight: Tensor) -> nn.Conv2d:
-    """Return the 1x1 convolution with this weight (out, in, 1, 1) and a bias of zeros."""
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], 1, device=weight.device, dtype=weight.dtype)
-    conv.weight.copy_(weight)
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return conv.eval()
-
-
 class KeyReduction(nn.Sequential):
     """Keys or values of all positions, or of every second one: (B, C, H, W) to (B, d, H', W')."""
 
@@ -186,10 +139,10 @@ class MultiQueryAttention(nn.Module):
         self.heads = heads
         self.head_dim = head_dim
         self.norm: nn.Module = nn.BatchNorm2d(channels)
-        self.query: nn.Module = HeadsToQueries(channels, heads, head_dim)
+        self.query: nn.Module = ToHeads(channels, heads, head_dim)
         self.key = KeyReduction(channels, head_dim, key_stride)
         self.value = KeyReduction(channels, head_dim, key_stride)
-        self.projection: nn.Module = HeadsToChannels(channels, heads, head_dim)
+        self.projection: nn.Module = FromHeads(channels, heads, head_dim)
         self.scale: nn.Parameter | None = layer_scale(channels)
 
     def forward(self, x_bchw: Tensor) -> Tensor:
@@ -215,17 +168,17 @@ class MultiQueryAttention(nn.Module):
 
         Where keys are reduced, zero padding stands between the norm and the depthwise convolutions.
         """
-        if isinstance(self.query, HeadsToQueries):
+        if isinstance(self.query, ToHeads):
             self.query = self.query.plain()
-        if isinstance(self.projection, HeadsToChannels):
+        if isinstance(self.projection, FromHeads):
             self.projection = self.projection.plain()
         if self.scale is not None:
             assert isinstance(self.projection, nn.Conv2d)
             self.projection.weight.mul_(self.scale[:, None, None, None])
             self.scale = None
         if isinstance(self.norm, nn.BatchNorm2d) and not hasattr(self.key, "reduce"):
-            self.key.projection = _plain(self.key.projection.weight)
-            self.value.projection = _plain(self.value.projection.weight)
+            self.key.projection = plain(self.key.projection.weight)
+            self.value.projection = plain(self.value.projection.weight)
             assert isinstance(self.query, nn.Conv2d)
             fold_into_next(self.norm, self.query)
             fold_into_next(self.norm, self.key.projection)

@@ -191,8 +191,7 @@ class UIB(BlockSpec):
             Layer("matmul", products, read=scores + keys * self.head_dim, written=mixed),
             Layer("reshape", read=mixed, written=mixed),
         )
-        trace.conv(shape.channels, bias=False)
-        _folded_scale(trace).residual()
+        trace.conv(shape.channels, bias=False).folded_scale().residual()
 
 
 @dataclass(frozen=True)
@@ -258,14 +257,7 @@ def _trace_bottleneck(spec: UIB | UIBDown, trace: Trace, width: int, stride: int
         trace.conv(hidden, spec.middle_kernel, second, groups=hidden, bias=False).batch_norm()
         trace.activation(spec.activation)
     trace.conv(width, bias=False).batch_norm()
-    return _folded_scale(trace) if spec.layer_scale else trace
-
-
-def _folded_scale(trace: Trace) -> Trace:
-    """Add a layer scale behind a convolution, into which deployment folds it as a batch norm."""
-    elements = trace.shape.elements
-    scale = Layer("folded_norm", params=trace.shape.channels, read=elements, written=elements)
-    return trace.extra(scale)
+    return trace.folded_scale() if spec.layer_scale else trace
 
 
 def _require_bottleneck(spec: UIB | UIBDown) -> None:

@@ -159,7 +159,9 @@ def layers_of(model: str, resolution: int) -> tuple[Layer, ...]:
     arch = published_member(model)
     if arch:
         return tuple(
-            la for op in arch.at(resolution).operations() for la in op.spec.layers(op.input)
+            la
+            for op in arch.at(resolution).operations()
+            for la in op.spec.deployed_layers(op.input)
         )
     return layer_list(model, resolution)
 
@@ -173,7 +175,7 @@ def _parts(whole: Observation, shares: dict[str, float]) -> list[Observation]:
         return []
     layers: dict[str, list[Layer]] = defaultdict(list)
     for operation in arch.operations():
-        for layer in operation.spec.layers(operation.input):
+        for layer in operation.spec.deployed_layers(operation.input):
             layers[operation.spec.breakdown or _part(layer)].append(layer)
     return [
         replace(whole, demand=demand(layers[part]), ms=share * whole.ms)

@@ -171,7 +171,7 @@ def estimate(folder: Path) -> LatencyTable:
 
 def _row(operation: Operation, costs: Costs, spread: tuple[float, float], date: str) -> Row:
     kind, hyperparameters, shape = operation.key
-    ms = price(operation.spec.layers(operation.input), costs)
+    ms = price(operation.spec.deployed_layers(operation.input), costs)
     return Row(
         kind=kind,
         hyperparameters=hyperparameters,
@@ -284,7 +284,9 @@ def dense_errors(networks: Sequence[Dense], costs: Costs) -> dict[str, Any]:
 
 
 def _whole_ms(network: Dense, costs: Costs) -> float:
-    layers = (layer for op in network.arch.operations() for layer in op.spec.layers(op.input))
+    layers = (
+        layer for op in network.arch.operations() for layer in op.spec.deployed_layers(op.input)
+    )
     return costs.call + price(layers, costs)
 
 

@@ -139,11 +139,10 @@ def _features(operations: Sequence[Operation], tile: int) -> Array:
     """Return one row of regressors per operation: 1, MACs, elements moved, parameters."""
     rows = []
     for operation in operations:
-        layers = operation.spec.layers(operation.input)
+        layers = operation.spec.deployed_layers(operation.input)
         macs = sum(padded_macs(layer, tile) for layer in layers)
-        rows.append(
-            [1.0, macs, sum(layer.read + layer.written for layer in layers), operation.params]
-        )
+        moved = sum(layer.read + layer.written for layer in layers)
+        rows.append([1.0, macs, moved, sum(layer.params for layer in layers)])
     return np.array(rows, dtype=np.float64)
 
 
