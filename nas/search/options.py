@@ -199,7 +199,7 @@ class SearchOptions(Options):
         None,
         help=(
             "Parts that the search leaves as they are in --start, separated by commas: stem, stage1"
-            " and so on, head. Requires --start."
+            " and so on, head."
         ),
         metavar="PARTS",
         example="stem,stage1",
@@ -212,6 +212,7 @@ class SearchOptions(Options):
         ),
         metavar="RUN",
         requires={"freeze": ANY},
+        shown="the smallest published member",
     )
     resolution: Resolutions | None = option(
         None,

@@ -71,8 +71,8 @@ def search(
         max_drop: maximum points below the largest member, counted in the same way. Requires the
             engine "exact".
         freeze: parts that stay as they are in `start`: "stem", "stage1" and so on, or "head".
-        start: the member that `freeze` takes its parts of. Without any limit its latency is the
-            maximum.
+        start: the member that `freeze` takes its parts of (default: the published one with the
+            fewest parameters, or else the largest). Without any limit its latency is the maximum.
 
     Raises:
         InputError: as `pose`, and where no member keeps all limits together.
@@ -223,20 +223,19 @@ def _frozen(
 ) -> tuple[Space, Architecture | None]:
     """Return the space with frozen parts, and the start at its size; the space where none is.
 
+    Without a start, parts are those of the smallest published member, or else of the largest one.
+
     Raises:
-        InputError: one of `parts` and `start` is given without the other, or as `freeze`.
+        InputError: `start` is given without parts, or as `freeze`.
     """
     if isinstance(parts, str):
         raise InputError(f"freeze: expected a list of parts (got '{parts}'). Fix: ['{parts}']")
     if not parts and start is None:
         return space, None
-    if start is None:
-        raise InputError(
-            f"--freeze {','.join(parts)}: requires the member whose parts stay. Fix: --start"
-            f" {next(iter(space.published), 'RUN')}"
-        )
     if not parts:
         raise InputError("--start: has no effect without frozen parts. Fix: --freeze stem,stage1")
+    if start is None:
+        start = _smallest_published(space) or space.largest()
     check_type("start", start, Architecture, "nas.load_architecture")
     return freeze_parts(space, parts, start)
 
@@ -315,6 +314,11 @@ def _shape(arch: Architecture) -> str:
     return f"widths {'-'.join(map(str, arch.widths))}, depths {'-'.join(map(str, arch.depths))}"
 
 
+def _smallest_published(space: Space) -> Architecture | None:
+    """Return the published member with the fewest parameters; None where none is published."""
+    return min(space.published.values(), key=lambda arch: arch.params, default=None)
+
+
 def _default_target(
     space: Space, table: LatencyTable, start: Architecture | None
 ) -> tuple[float, str]:
@@ -327,7 +331,8 @@ def _default_target(
     """
     if start is not None:
         return table.total_ms(start), f"the predicted latency of the start, {start.name}"
-    if not space.published:
+    smallest = _smallest_published(space)
+    if smallest is None:
         half = max(table.total_ms(space.largest()) / 2, fastest(space, table)[0])
         return (
             half,
@@ -336,7 +341,6 @@ def _default_target(
                 " members"
             ),
         )
-    smallest = min(space.published.values(), key=lambda arch: arch.params)
     return (
         table.total_ms(smallest),
         f"the predicted latency of the smallest published member, {smallest.name}",

@@ -130,3 +130,16 @@ def test_scores_name_themselves(parts, made_up_scores, made_up_stage_scores):
         == made_up_stage_scores(space).fingerprint
         != made_up_stage_scores(space, 1).fingerprint
     )
+
+
+def test_frozen_parts_are_those_of_the_smallest_published_member(parts):
+    space, table, scores = parts
+    smallest = min(space.published.values(), key=lambda arch: arch.params)
+    problem = pose(*parts, freeze=["stage1"])
+    assert problem.target_ms == pytest.approx(table.total_ms(smallest), rel=1e-9)
+    kept = solve(problem).architecture.stages[0]
+    assert kept.width == smallest.stages[0].width
+    assert kept.present == smallest.stages[0].present
+    nobodys = replace(space, published={})
+    largest = pose(nobodys, table, scores, freeze=["stage1"])
+    assert largest.start is not None and largest.start.widths == space.largest().widths
