@@ -1,57 +1,82 @@
-"""Pack files of a bundle that are folders (.mlpackage) into one compressed archive each.
+"""Pack the large parts of a bundle's files that are folders (.mlpackage): each becomes NAME.gz.
 
-`nas.latency.bundle` packs and unpacks them, and `nas.devices.farms` unpacks what it sends.
+The folder stays one, so that it is copied, looked at and checked as any other. `nas.latency.bundle`
+packs and unpacks, and `nas.devices.farms` unpacks what it sends.
 """
 
 from __future__ import annotations
 
+import gzip
+import shutil
 import tempfile
-import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nas.errors import InputError
-from nas.files import remove, replacing
+from nas.files import replacing
 
-SUFFIX = ".zip"
-_DATE = (1980, 1, 1, 0, 0, 0)
-"""Date of every entry: an archive of equal content is equal, byte by byte."""
+SUFFIX = ".gz"
+LEAST_BYTES = 16_384
+"""Size below which a part is left as it is."""
+MOST_BYTES = 4 << 30
+"""Maximum size of an unpacked part: a bundle may come from a stranger."""
 
 
 def packed(path: Path) -> Path:
-    """Return an archive that replaces a folder, or the path itself where it is a file.
+    """Pack the large parts of a folder; a file, or a part that is packed already, stays as it is.
 
-    A folder that was packed before gives the archive that it became: chains of one graph share
-    their file.
+    Equal content gives equal archives, byte by byte.
     """
-    archive = path.with_name(path.name + SUFFIX)
-    if not path.is_dir():
-        return archive if archive.exists() and not path.exists() else path
-    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
-        for part in sorted(part for part in path.rglob("*") if part.is_file()):
-            entry = zipfile.ZipInfo(part.relative_to(path.parent).as_posix(), _DATE)
-            entry.external_attr = 0o644 << 16
-            file.writestr(entry, part.read_bytes(), zipfile.ZIP_DEFLATED, compresslevel=6)
-    remove(path)
-    return archive
+    for part in _parts(path):
+        if part.suffix == SUFFIX or part.stat().st_size < LEAST_BYTES:
+            continue
+        with replacing(part.with_name(part.name + SUFFIX)) as temporary:
+            temporary.write_bytes(gzip.compress(part.read_bytes(), compresslevel=6, mtime=0))
+        part.unlink()
+    return path
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Yield the folder of an archive for the time of the context, or the path itself of others.
+    """Yield a copy of a folder with its packed parts unpacked; the path itself where none is.
 
     Raises:
-        InputError: for an archive that has entries outside of its folder.
+        InputError: for a part that cannot be unpacked.
     """
-    if path.suffix != SUFFIX:
+    parts = _parts(path)
+    if not any(part.suffix == SUFFIX for part in parts):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="nas-bundle-") as folder:
-        with zipfile.ZipFile(path) as file:
-            for name in file.namelist():
-                inside = (Path(folder) / name).resolve()
-                if not inside.is_relative_to(Path(folder).resolve() / path.stem):
-                    raise InputError(f"{path}: is damaged (it holds {name!r}). Fix: copy it again")
-            file.extractall(folder)
-        yield Path(folder) / path.stem
+        copy = Path(folder) / path.name
+        for part in parts:
+            target = copy / part.relative_to(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if part.suffix == SUFFIX:
+                _unpack(part, target.with_suffix(""))
+            else:
+                shutil.copyfile(part, target)
+        yield copy
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return the files in a folder, without links; empty for a file."""
+    return sorted(part for part in path.rglob("*") if part.is_file() and not part.is_symlink())
+
+
+def _unpack(part: Path, target: Path) -> None:
+    """Write the unpacked content of a part. Raises InputError where it is damaged or too large."""
+    left = MOST_BYTES
+    try:
+        with gzip.open(part) as source, target.open("wb") as file:
+            while block := source.read(1 << 20):
+                left -= len(block)
+                if left < 0:
+                    raise InputError(
+                        f"{part}: is larger than {MOST_BYTES >> 30} GB. Fix: copy it again"
+                    )
+                file.write(block)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{part}: is damaged ({error}). Fix: copy it again") from None

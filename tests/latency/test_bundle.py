@@ -191,7 +191,7 @@ def test_core_ml_bundle_has_folders_of_more_copies(
     write_bundle(space, "iphone12", tmp_path / "bundle")
     plan = plan_of(tmp_path / "bundle")
     assert (plan["device"]["kind"], plan["copies"]) == ("coreml", COPIES)
-    assert all(entry["file"].endswith(".mlpackage.zip") for entry in plan["files"])
+    assert all(entry["file"].endswith(".mlpackage") for entry in plan["files"])
     assert not (tmp_path / "bundle" / "run.py").exists()
     assert "NAS_APPLE_TEAM" in (tmp_path / "bundle" / "README.txt").read_text()
     device = FakePhone()
