@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nas.blocks import Operation
 from nas.errors import InputError, check_type
 from nas.network import Network, build, caller, pyramid
+from nas.runs.resolve import find_source
 from nas.space import Architecture
 from nas.space.architecture import STRIDE
 from nas.space.place import STEM, Place
@@ -119,22 +120,26 @@ class Backbone(nn.Module):
 
 
 def backbone(
-    arch: Architecture,
+    arch: Architecture | str | Path,
     out: Sequence[int] = (2, 3, 4),
     weights: str | Path | Mapping[str, Any] | None = None,
 ) -> Backbone:
     """Return the network of an architecture without its head; its outputs are maps of its stages.
 
     Args:
-        arch: the architecture. Its input size sets the grid of attention biases; the backbone also
-            takes other sizes.
+        arch: the architecture, or what names one: a run folder, a YAML file or a published member.
+            Its input size sets the grid of attention biases; the backbone also takes other sizes.
         out: stages whose maps are returned, from 1 (stride 4) to 4 (stride 32), in this order.
         weights: a file of weights or a state dict, of this project or of a published checkpoint.
-            Random weights by default.
+            By default those of a run, else random ones.
 
     Raises:
         InputError: for stages that do not exist, and for weights of another architecture.
     """
+    if isinstance(arch, (str, Path)):
+        source = find_source(str(arch), Path(weights) if isinstance(weights, (str, Path)) else None)
+        arch = source.architecture
+        weights = source.weights if weights is None else weights
     check_type("arch", arch, Architecture, "nas.load_architecture")
     stages = tuple(out) if isinstance(out, Sequence) and not isinstance(out, str) else (out,)
     if (

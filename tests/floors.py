@@ -45,6 +45,8 @@ NAMED_ARROWS: frozenset[tuple[str, str]] = frozenset(
         # A backbone is a network without its head, with weights.
         ("features", "network"),
         ("features", "weights"),
+        # It may be that of a run, with the run's weights.
+        ("features", "runs"),
         # `nas.report` is a name of the public API.
         ("", "report"),
     }

@@ -94,3 +94,27 @@ def test_other_inputs_are_refused_in_a_line(tmp_path: Path) -> None:
         InputError, match=r"other\.pth: the checkpoint is of another architecture: 'stage3_entry"
     ):
         nas.backbone(arch, weights=tmp_path / "other.pth")
+
+
+@torch.no_grad()
+def test_a_name_a_file_or_a_run_makes_a_backbone(tmp_path: Path) -> None:
+    """A run's own weights are taken, unless others are given."""
+    from nas.export.target import save_state
+
+    arch = SPACES["emo"].published["emo_1m"].at(64, classes=2)
+    assert nas.backbone("emo_1m").feature_info.channels() == [48, 80, 168]
+    net = nas.build(arch).eval()
+    run = tmp_path / "run"
+    run.mkdir()
+    arch.save(run / "architecture.yaml")
+    save_state(run / "weights.safetensors", net.state_dict(), arch, ("a", "b"))
+    x = torch.randn(1, 3, 64, 64)
+    expected = net.forward_features(x)[3]
+    (last,) = nas.backbone(run, out=(4,)).eval()(x)
+    assert torch.equal(last, expected)
+    (random,) = nas.backbone(run / "architecture.yaml", out=(4,)).eval()(x)
+    assert not torch.equal(random, expected)
+    given = nas.backbone(str(run / "architecture.yaml"), (4,), weights=net.state_dict()).eval()
+    assert torch.equal(given(x)[0], expected)
+    with pytest.raises(InputError, match="unknown architecture 'emo_9m'"):
+        nas.backbone("emo_9m")

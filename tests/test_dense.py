@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import nas
-from nas.blocks import FPNHead, Shape, pyramid
+from nas.blocks import FPNHead, Operation, Shape, pyramid
 from nas.convert.litert import build
 from nas.devices import Chain
 from nas.devices.host.device import Host
@@ -102,7 +102,8 @@ def test_counts_are_those_of_the_network_and_the_file_gives_it_back(
 
 
 @EVERY_SPACE
-def test_few_of_the_heads_are_measured_and_all_are_covered(name: str) -> None:
+def test_the_head_is_priced_by_parts_and_all_members_are_covered(name: str) -> None:
+    """A row per width of each stage and one of the rest, not one per combination of widths."""
     space = SPACES[name].with_head(FPNHead(19))
     operations = space_operations(space)
     keys = {operation.key for operation in operations}
@@ -112,17 +113,67 @@ def test_few_of_the_heads_are_measured_and_all_are_covered(name: str) -> None:
         space.smallest(),
         *map(space.sample, range(20)),
     ):
-        assert {operation.key for operation in member.operations()} <= keys
-    (heads,) = (
-        group for group in groups(operations) if group.operations[0].spec.kind == "fpn_head"
-    )
+        assert {part.key for operation in member.operations() for part in operation.parts} <= keys
+    assert "fpn_head" not in {kind for kind, _, _ in keys}
+    by_kind = {
+        kind: [group for group in groups(operations) if group.operations[0].spec.kind == kind]
+        for kind in ("fpn_level", "fpn_fuse")
+    }
     choices = [len(stage.widths) for stage in space.stages[1:]]
-    assert len(heads.operations) == np.prod(choices) and heads.varying() == 3
-    chosen = heads.chosen()
-    assert len(chosen) <= 16 and chosen == spread(heads.operations, len(chosen))
-    narrow = space.smallest().operations()[-1]
-    wide = space.largest().with_head(FPNHead(19)).operations()[-1]
-    assert {narrow.key, wide.key} <= {operation.key for operation in chosen}
+    assert [len(group.operations) for group in by_kind["fpn_level"]] == choices
+    assert [len(group.operations) for group in by_kind["fpn_fuse"]] == [1]
+    for group in by_kind["fpn_level"]:
+        chosen = group.chosen()
+        assert len(chosen) <= 12 and chosen == spread(group.operations, len(chosen))
+
+
+def test_the_parts_of_the_head_have_its_layers() -> None:
+    head = FPNHead(5, width=16, depth=2, levels=4, final_expansion=2)
+    shape = pyramid([Shape(6, 16, 24), Shape(8, 8, 12), Shape(12, 4, 6), Shape(10, 2, 3)])
+    whole = Operation("head", head, shape)
+    parts = whole.parts
+    assert [part.spec.kind for part in parts] == ["fpn_level"] * 4 + ["fpn_fuse"]
+    assert sum(part.macs for part in parts) == whole.macs
+    assert sum(part.params for part in parts) == whole.params
+    assert [layer for part in parts for layer in part.spec.layers(part.input)] == list(
+        head.layers(shape)
+    )
+    assert parts[-1].output == whole.output
+    stem = nas.load_architecture("emo_1m").operations()[0]
+    assert stem.parts == (stem,)
+
+
+def test_a_segmentation_profile_of_efficientvit_measures_300_operations_at_most() -> None:
+    """At 512x1024, with the head: the limit of a profile, which interpolates the others."""
+    space = SPACES["efficientvit"].with_head(FPNHead(19)).at((512, 1024))
+    operations = space_operations(space)
+    measured = sum(len(group.chosen()) for group in groups(operations))
+    heads = [op for op in operations if op.spec.kind.startswith("fpn_")]
+    assert len(heads) == 6 + 7 + 7 + 1
+    assert measured <= 300 and len(operations) < 500
+
+
+def test_a_row_of_the_whole_head_is_still_read(
+    small_space: Callable[..., Space], made_up_table: Callable[..., LatencyTable]
+) -> None:
+    """Tables of earlier versions have it; what could not run then, still cannot."""
+    space = small_space().with_head(FPNHead(3))
+    table = made_up_table(space)
+    arch = space.largest()
+    head = arch.operations()[-1]
+    parts = [table.ms(part) for part in head.parts]
+    assert table.ms(head) == pytest.approx(sum(ms for ms in parts if ms is not None))
+    row = Row(*head.key, str(head.output), 7.0, 7.0, 7.0, 1, "measured", "2026-01-01")
+    older = LatencyTable(table.device, {**table.rows, head.key: row})
+    line = table.device.calibration
+    assert older.ms(head) == pytest.approx(line.scale * 7.0 + line.weights_ms * head.params / 1e6)
+    refused = LatencyTable(table.device, table.rows, unsupported={head.key: "no such layer"})
+    assert refused.ms(head) is None and refused.lacking(head) == (head,)
+    missing = head.parts[1]
+    rows = {key: row for key, row in table.rows.items() if key != missing.key}
+    with pytest.raises(InputError, match=r"no row for fpn_level\(width=64\)") as caught:
+        LatencyTable(table.device, rows).total_ms(arch)
+    assert "\n" not in str(caught.value)
 
 
 @PLACEMENTS
@@ -136,7 +187,9 @@ def test_rows_are_those_of_the_members_and_the_fastest_of_them_is_found(
     """Tokens at the end of the network are changed to a map before the head, which costs too."""
     space = small_space(attention).with_head(FPNHead(3, width=8, levels=levels))
     members = list(space.enumerate())
-    needed = {operation.key for arch in members for operation in arch.operations()}
+    needed = {
+        part.key for arch in members for operation in arch.operations() for part in operation.parts
+    }
     assert {operation.key for operation in space_operations(space)} == needed
     for seed in range(3):
         table = made_up_table(space, seed)
@@ -157,7 +210,8 @@ def test_rows_of_the_head_survive_the_table(
     table.save(tmp_path / "toy")
     assert nas.load_table(tmp_path / "toy").rows == table.rows
     text = (tmp_path / "toy" / "table.csv").read_text()
-    (tmp_path / "toy" / "table.csv").write_text(text.replace("+24x4x4+", "+24x0x4+"))
+    assert "+64x4x4+" in text
+    (tmp_path / "toy" / "table.csv").write_text(text.replace("+64x4x4+", "+64x0x4+"))
     with pytest.raises(InputError, match=r"table.csv:\d+: .*is not a shape of an activation"):
         nas.load_table(tmp_path / "toy")
 
@@ -279,11 +333,10 @@ def test_litert_gives_what_a_network_with_the_head_gives(
 
 
 def test_a_row_of_the_head_on_the_host(host: Host) -> None:
-    from nas.blocks import Operation
     from nas.latency.profile.operation_timing import measure, prepare
 
-    operation = Operation(
-        "head", FPNHead(5, width=16), pyramid([Shape(16, 16, 16), Shape(24, 8, 8), Shape(32, 4, 4)])
-    )
-    row = measure(host, prepare(host, operation), 0.0)
-    assert isinstance(row, Row) and 0 < row.median_ms < 50 and row.output == "5x16x16"
+    shape = pyramid([Shape(16, 16, 16), Shape(24, 8, 8), Shape(32, 4, 4)])
+    operation = Operation("head", FPNHead(5, width=16), shape)
+    rows = [measure(host, prepare(host, part), 0.0) for part in operation.parts]
+    assert all(isinstance(row, Row) and 0 <= row.median_ms < 50 for row in rows)
+    assert [row.output for row in rows] == ["16x16x16", "16x8x8", "16x4x4", "5x16x16"]

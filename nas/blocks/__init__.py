@@ -22,7 +22,6 @@ from nas.blocks.common.spec import (
     ConvStem,
     DSConv,
     Flatten,
-    FPNHead,
     FusedMBConv,
     FusedMBConvDown,
     Identity,
@@ -36,6 +35,7 @@ from nas.blocks.efficientformer.spec import MB3D, MB4D, TokenHead
 from nas.blocks.efficientformerv2.spec import AttentionFFN, ConvFFN, DualPathEmbedding
 from nas.blocks.efficientvit.spec import ConvHead, EfficientViTModule, EfficientViTStem
 from nas.blocks.emo.spec import IRMB, EMOStem, IRMBDown
+from nas.blocks.fpn.spec import FPNFuse, FPNHead, FPNLevel
 from nas.blocks.spec import (
     ACTIVATIONS,
     Activation,
@@ -61,6 +61,7 @@ FAMILIES = (
     "nas.blocks.efficientformerv2",
     "nas.blocks.efficientvit",
     "nas.blocks.emo",
+    "nas.blocks.fpn",
     "nas.blocks.mobilenetv4",
     "nas.blocks.swiftformer",
 )
@@ -242,7 +243,9 @@ __all__ = [
     "EfficientViTStem",
     "EntrySpec",
     "Examples",
+    "FPNFuse",
     "FPNHead",
+    "FPNLevel",
     "Flatten",
     "FusedMBConv",
     "FusedMBConvDown",

@@ -258,6 +258,15 @@ class BlockSpec(abc.ABC):
     def check(self, shape: Shape) -> None:  # noqa: B027 (most blocks take any shape)
         """Raise ValueError when the block cannot take an input of this shape."""
 
+    def parts(self, shape: Shape) -> tuple[tuple[BlockSpec, Shape], ...]:
+        """Return the blocks, with their inputs, that latency tables have rows of in its place.
+
+        By default itself. A block whose latency depends on several widths that are chosen
+        independently returns parts that depend on one each: a row per width rather than one per
+        combination of widths. The layers of the parts must be those of the block.
+        """
+        return ((self, shape),)
+
     def layers(self, shape: Shape) -> tuple[Layer, ...]:
         """Return the layers as they are trained; parameters and MACs are counted in them."""
         return _traced(self, shape)[0]
@@ -408,6 +417,11 @@ class Operation:
         return self.spec.params(self.input)
 
     @property
+    def parts(self) -> tuple[Operation, ...]:
+        """Return the operations that a latency table has rows of; see `BlockSpec.parts`."""
+        return _parts(self)
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """Return the kind, hyperparameters and input shape, which its latency depends on."""
         return _key(self.spec, self.input)
@@ -415,6 +429,14 @@ class Operation:
     def __str__(self) -> str:
         kind, hyperparameters, shape = self.key
         return f"{kind}({hyperparameters}) on {shape}"
+
+
+@lru_cache(maxsize=65536)
+def _parts(operation: Operation) -> tuple[Operation, ...]:
+    return tuple(
+        Operation(operation.name, spec, shape)
+        for spec, shape in operation.spec.parts(operation.input)
+    )
 
 
 @lru_cache(maxsize=65536)

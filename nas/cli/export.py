@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli.output import Column, emit, next_step, say, table_text
 from nas.export.options import ExportOptions
+from nas.tasks import metric_words
 
 if TYPE_CHECKING:
     from nas.export.run import Exported
@@ -65,7 +66,9 @@ def _text(source: Source, exported: Exported) -> str:
         apart = entry.get("differences", {})
         # Random images are unlike the training data, so differences on real images are preferred.
         kind = "real" if "real" in apart else "random"
-        if apart:
+        if apart and apart[kind]["max_abs"] is None:
+            line = f"the same class for {apart[kind]['top1_agreement']:.2f} % of pixels ({kind} images)"
+        elif apart:
             line = f"logits differ by at most {apart[kind]['max_abs']:.2g} on {kind} images"
             if kind == "real":
                 line += (
@@ -74,8 +77,9 @@ def _text(source: Source, exported: Exported) -> str:
                 )
         if "accuracy" in entry:
             accuracy = entry["accuracy"]
+            metric = metric_words(accuracy.get("metric", "accuracy"))
             line += (
-                f"; accuracy {accuracy['before']:.1f} % before, {accuracy['after']:.1f} % after"
+                f"; {metric} {accuracy['before']:.1f} % before, {accuracy['after']:.1f} % after"
                 f" ({accuracy['images']} images)"
             )
         line += f"  ({entry['note']})" if "note" in entry else ""

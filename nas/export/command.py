@@ -55,10 +55,12 @@ def perform(
             f"warning: {options.run} has no weights, so the exported files have random ones, for"
             " timing only. Fix: --weights FILE"
         )
+    _check_output(options, source)
     real = None
     if options.data is not None:
         from nas.export.images import load_images
 
+        dense = source.architecture.head.layout == "pyramid"
         held_out, seed = source.split(options.data)
         real = load_images(
             options.data,
@@ -68,16 +70,23 @@ def perform(
             held_out=held_out,
             seed=seed,
             background=source.background,
+            masks=dense,
         )
-        # A classifier gets the names of the data's classes; dense prediction has other classes than
-        # those of the images.
-        if source.architecture.head.layout != "pyramid":
-            source = source.named(real.judged.classes)
-            real = real.labelled_by(source.classes)
-    exported = write(source, targets, real, report=note, command=words("export", options))
+        source = source.named(real.judged.classes)
+        real = real.labelled_by(source.classes)
+    exported = write(source, targets, real, note, words("export", options), output=options.output)
     if exported.failed:
         raise NasError("; ".join(exported.failed.values()))
     return source, exported
+
+
+def _check_output(options: ExportOptions, source: Source) -> None:
+    """Raise InputError for --output with a classifier, which has one output."""
+    if "output" in options.given and source.architecture.head.layout != "pyramid":
+        raise InputError(
+            f"{options.where('output')}: has no effect on a classifier (requires a segmentation"
+            " network). Fix: leave out --output"
+        )
 
 
 def _check_calibrate(options: ExportOptions, targets: list[str]) -> None:

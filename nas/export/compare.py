@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from nas.export.target import Images, Outputs
 from nas.network import Network
+from nas.tasks.segment import SEGMENTATION
 from nas.training.batches import normalise
 
 BATCH = 16
@@ -27,15 +29,17 @@ class Differences:
 
     Attributes:
         images: number of images.
-        max_abs, mean_abs: largest and mean absolute difference of logits.
-        relative: root mean squared difference, over the standard deviation of the network's logits.
+        max_abs, mean_abs: largest and mean absolute difference of logits; None where a file gives
+            labels.
+        relative: root mean squared difference, over the standard deviation of the network's logits;
+            None where a file gives labels.
         top1_agreement: percent of images (or of pixels) with the same largest logit.
     """
 
     images: int
-    max_abs: float
-    mean_abs: float
-    relative: float
+    max_abs: float | None
+    mean_abs: float | None
+    relative: float | None
     top1_agreement: float
 
 
@@ -60,7 +64,9 @@ def random_images(resolution: tuple[int, int]) -> Images:
 
 
 def differences(expected: Outputs, found: Outputs) -> Differences:
-    """Return the differences of `found` from `expected`, both (N, classes) or (N, classes, H, W).
+    """Return the differences of `found` from `expected`, of one shape.
+
+    They are logits (N, classes), scores (N, classes, h, w) or labels (N, H, W).
 
     Raises:
         ValueError: when their shapes differ, or `found` has infinite values or NaN.
@@ -75,6 +81,9 @@ def differences(expected: Outputs, found: Outputs) -> Differences:
             f"{100 * (1 - np.isfinite(found).mean()):.0f} % of its outputs are not finite (inf or"
             " NaN)"
         )
+    if expected.ndim == 3:
+        agreement = round(100 * float((expected == found).mean()), 3)
+        return Differences(len(expected), None, None, None, agreement)
     apart = np.abs(expected.astype(np.float64) - found)
     # `relative` has no unit, so one tolerance serves networks with logits of any size. The floor
     # avoids a division by 0 for constant outputs. Dimension 1 holds the classes in both shapes.
@@ -90,6 +99,26 @@ def differences(expected: Outputs, found: Outputs) -> Differences:
 def accuracy(outputs: Outputs, labels: NDArray[np.int64]) -> float:
     """Return the percentage of images whose largest logit is that of their class."""
     return round(100 * float((outputs.argmax(1) == labels).mean()), 3)
+
+
+def labels_of(scores: Outputs, size: tuple[int, int]) -> Outputs:
+    """Return the class of each pixel, (N, H, W), of scores (N, classes, h, w)."""
+    parts = []
+    for each in scores:
+        whole = F.interpolate(torch.from_numpy(each[None]), size=size, mode="bilinear")
+        parts.append(whole.argmax(dim=1).numpy().astype(np.float32))
+    return np.concatenate(parts)
+
+
+def miou(labels: Outputs, masks: NDArray[np.uint8], classes: int) -> float:
+    """Return the mean intersection over union in percent of labels and masks, both (N, H, W)."""
+    tallies = []
+    for answer, mask in zip(labels, masks, strict=True):
+        # (H, W) to (1, classes, H, W), 1 where the class is the answer.
+        one_hot = F.one_hot(torch.from_numpy(answer).long(), classes).permute(2, 0, 1)[None]
+        target = torch.from_numpy(np.asarray(mask)).long()[None]
+        tallies.append(SEGMENTATION.tally(one_hot.float(), target).numpy())
+    return round(SEGMENTATION.figure(np.concatenate(tallies)).value, 3)
 
 
 def _short(value: float) -> float:

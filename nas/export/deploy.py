@@ -6,13 +6,18 @@ The targets `onnx`, `litert` and `coreml`, and those that quantise these, call i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.blocks.module import fold
 from nas.data.images import MEAN, STD
 from nas.network import Network
+
+if TYPE_CHECKING:
+    from nas.export.target import Model
 
 PIXEL = 255
 """The largest value of a pixel."""
@@ -41,6 +46,29 @@ class Deployed(nn.Module):
     def forward(self, pixels_bchw: Tensor) -> Tensor:
         logits: Tensor = self.network(pixels_bchw * self.factor + self.shift)
         return logits
+
+
+class Labelled(nn.Module):
+    """A deployed network of dense prediction that answers with labels: pixels (B, 3, H, W) to the
+    class of each one, (B, H, W) in int32.
+
+    Scores are upsampled bilinearly, as in training and evaluation (`nas.tasks.segment`).
+    """
+
+    def __init__(self, network: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.network = network
+        self.size = size
+
+    def forward(self, pixels_bchw: Tensor) -> Tensor:
+        scores = self.network(pixels_bchw)
+        whole = F.interpolate(scores, size=self.size, mode="bilinear", align_corners=False)
+        return whole.argmax(dim=1).to(torch.int32)
+
+
+def answering(model: Model, network: nn.Module) -> nn.Module:
+    """Return a deployed network that gives the output that a model asks for: scores or labels."""
+    return Labelled(network, model.architecture.resolution) if model.labels else network
 
 
 def deployed(network: Network) -> Network:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from nas.data import ImageData, load_data
+from nas.data.images import IGNORED
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,14 @@ class RealImages:
         if tuple(classes) == judged.classes:
             return self
         index = np.array([list(classes).index(name) for name in judged.classes], dtype=np.int64)
-        return replace(
-            self, judged=replace(judged, labels=index[judged.labels], classes=tuple(classes))
-        )
+        if judged.masks is None:
+            named = replace(judged, labels=index[judged.labels], classes=tuple(classes))
+        else:
+            # Ignored pixels stay ignored.
+            table = np.full(IGNORED + 1, IGNORED, dtype=np.uint8)
+            table[: len(index)] = index
+            named = replace(judged, masks=table[judged.masks], classes=tuple(classes))
+        return replace(self, judged=named)
 
 
 def load_images(
@@ -48,6 +54,7 @@ def load_images(
     held_out: float | int = 0.1,
     seed: int = 0,
     background: str = "white",
+    masks: bool = False,
 ) -> RealImages:
     """Return at most `limit` images to evaluate on and `calibrate` images to calibrate with.
 
@@ -59,6 +66,7 @@ def load_images(
         limit, calibrate: maximum numbers of images.
         held_out, seed, background: those of the training, so that the same images are held out
             here and have the same pixels.
+        masks: whether the images have masks, as those of dense prediction.
 
     Raises:
         InputError: as `nas.data.load_data`.
@@ -68,7 +76,13 @@ def load_images(
     # which must then be decoded whole.
     enough = max(held_out + calibrate, limit) if isinstance(held_out, int) else None
     splits = load_data(
-        data, resolution, held_out=held_out, limit=enough, seed=seed, background=background
+        data,
+        resolution,
+        held_out=held_out,
+        limit=enough,
+        seed=seed,
+        background=background,
+        masks=masks,
     )
     return RealImages(
         _first(splits.train, calibrate), _first(splits.test or splits.held_out, limit)
@@ -78,4 +92,9 @@ def load_images(
 def _first(data: ImageData, count: int) -> ImageData:
     """Return the first images; as their order is stratified, every class keeps its share."""
     # Images of a stream are decoded here, once.
-    return replace(data, images=np.asarray(data.images[:count]), labels=data.labels[:count])
+    return replace(
+        data,
+        images=np.asarray(data.images[:count]),
+        labels=data.labels[:count],
+        masks=None if data.masks is None else np.asarray(data.masks[:count]),
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from nas.export import TARGETS
 from nas.options import ANY, Options, option
@@ -39,6 +40,13 @@ class ExportOptions(Options):
         at_least=1,
         at_most=1_000_000_000,
         requires={"data": ANY},
+    )
+    output: Literal["scores", "labels"] = option(
+        "scores",
+        help=(
+            "Output of a segmentation network: scores (of each class, at the size of its head) or"
+            " labels (the class of each pixel of the input; the file upsamples the scores)."
+        ),
     )
     weights: Path | None = option(
         None,

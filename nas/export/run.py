@@ -31,6 +31,7 @@ from nas.temporary import scratch_folder
 from nas.versions import versions
 
 if TYPE_CHECKING:
+    from nas.data import ImageData
     from nas.network import Network
 
 Report = Callable[[str], None]
@@ -62,6 +63,7 @@ def export(
     real: RealImages | None = None,
     report: Report = print,
     command: str = "",
+    output: str = "scores",
 ) -> Exported:
     """Export a network to the targets of these names.
 
@@ -73,6 +75,7 @@ def export(
         real: images for targets that need some, to compare outputs and to measure accuracy on.
         report: called with a line on each step.
         command: the command line, for the record.
+        output: of dense prediction: scores or labels.
 
     Raises:
         InputError: for an unknown target, for one whose package is missing or that needs images and
@@ -81,7 +84,7 @@ def export(
     targets = {name: load_target(name) for name in chosen(names)}
     for name, target in targets.items():
         _check(name, target, real)
-    return _Export(source, real, report, command).run(targets)
+    return _Export(source, real, report, command, output).run(targets)
 
 
 def _check(name: str, target: Target, real: RealImages | None) -> None:
@@ -94,9 +97,15 @@ class _Export:
     """One export: the network, and the process that converts for it."""
 
     def __init__(
-        self, source: Source, real: RealImages | None, report: Report, command: str
+        self,
+        source: Source,
+        real: RealImages | None,
+        report: Report,
+        command: str,
+        output: str,
     ) -> None:
         self.command = command
+        self.output = output
         self.record = Record(source.folder)
         # Class names of an earlier export with --data are kept by one without.
         recorded = self.record.classes
@@ -221,7 +230,7 @@ class _Export:
             return {"inspected": self._ask(**asked)["found"], "judged": None}
         if target.run is None:
             return {"judged": None}
-        from nas.export.compare import accuracy, differences
+        from nas.export.compare import differences
 
         # `judged` says on which images, so that other ones lead to another comparison.
         found: dict[str, Any] = {
@@ -238,23 +247,44 @@ class _Export:
             except ValueError as error:
                 raise NasError(f"{error}, on {kind} images") from None
             found["differences"][kind] = asdict(apart)
-            if kind == "real" and not self.dense and self.real:
-                labels = np.array(self.real.judged.labels)
-                before = accuracy(expected, labels)
-                after = accuracy(outputs, labels)
-                found["accuracy"] = {
-                    "images": len(labels),
-                    "source": self.real.judged.source,
-                    "before": before,
-                    "after": after,
-                }
+            if kind == "real" and self.real:
+                found["accuracy"] = self._accuracies(expected, outputs, self.real.judged)
             # A quantisation takes its ranges from images. Noise goes beyond them, so differences on
             # noise are recorded but not limited.
-            if apart.relative > target.tolerance and not (target.calibrated and kind == "random"):
+            if target.calibrated and kind == "random":
+                continue
+            # Scores of dense prediction may all be near to each other. What counts are the labels.
+            if self.dense:
+                if 100 - apart.top1_agreement > target.disagreement:
+                    raise NasError(
+                        f"it gives {100 - apart.top1_agreement:.2f} % of the pixels of {kind} images"
+                        f" another class than the network (expected at most {target.disagreement:g})"
+                    )
+            elif apart.relative is not None and apart.relative > target.tolerance:
                 raise NasError(
                     _beyond(apart.relative, target.tolerance, kind, found.get("accuracy"))
                 )
         return found
+
+    def _accuracies(self, expected: Outputs, found: Outputs, judged: ImageData) -> dict[str, Any]:
+        """Return the accuracy on real images before and after, in percent of the task's metric."""
+        from nas.export.compare import accuracy, labels_of, miou
+
+        about = {"images": len(judged), "source": judged.source}
+        if not self.dense:
+            labels = np.array(judged.labels)
+            pair = accuracy(expected, labels), accuracy(found, labels)
+            return about | {"before": pair[0], "after": pair[1]}
+        masks = np.asarray(judged.masks)
+        each = [
+            miou(
+                outputs if outputs.ndim == 3 else labels_of(outputs, self.architecture.resolution),
+                masks,
+                self.architecture.classes,
+            )
+            for outputs in (expected, found)
+        ]
+        return about | {"before": each[0], "after": each[1], "metric": "miou"}
 
     def _run(self, name: str, path: Path, images: Images) -> Outputs:
         """Return the outputs of a file for images, run in the worker; arrays go through files."""
@@ -309,7 +339,7 @@ class _Export:
         # `config` alone needs no weights, so the network is not built for it.
         state = self.network.state_dict() if self.loaded else {}
         calibration = np.asarray(self.real.calibration.images) if self.real else None
-        return Model(arch, state, source.classes, about, calibration)
+        return Model(arch, state, source.classes, about, calibration, self.output)
 
     @cached_property
     def about(self) -> dict[str, Any]:
@@ -351,9 +381,13 @@ class _Export:
 
     @cached_property
     def _expected(self) -> dict[str, Outputs]:
-        from nas.export.compare import outputs_of
+        from nas.export.compare import labels_of, outputs_of
 
-        return {kind: outputs_of(self.network, images) for kind, images in self._images.items()}
+        found = {kind: outputs_of(self.network, images) for kind, images in self._images.items()}
+        if not (self.dense and self.output == "labels"):
+            return found
+        size = self.architecture.resolution
+        return {kind: labels_of(scores, size) for kind, scores in found.items()}
 
     @cached_property
     def _judged(self) -> str | None:
@@ -379,6 +413,7 @@ class _Export:
                 images,
                 source.background,
                 _versions(target),
+                *([self.output] if self.dense else []),
             ]
         )
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]
 """RGB images (N, 3, H, W), pixels from 0 to 255."""
 Outputs = NDArray[np.float32]
-"""Logits (N, classes), or scores (N, classes, H, W) of dense prediction."""
+"""Logits (N, classes); of dense prediction scores (N, classes, h, w) or labels (N, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Model:
         about: name, description, author, version and provenance of the weights, for the file's
             metadata.
         calibration: images to calibrate a quantisation with, or None.
+        output: of dense prediction: "scores" of the head, or "labels" of the input's pixels.
     """
 
     architecture: Architecture
@@ -48,6 +49,7 @@ class Model:
     classes: tuple[str, ...]
     about: dict[str, str]
     calibration: Images | None = None
+    output: str = "scores"
 
     def network(self) -> Network:
         """Return the network with these weights, in eval mode."""
@@ -69,12 +71,17 @@ class Model:
         """Return whether the network gives maps of scores (dense prediction) instead of logits."""
         return self.architecture.head.layout == "pyramid"
 
+    @property
+    def labels(self) -> bool:
+        """Return whether the files give the class of each pixel."""
+        return self.dense and self.output == "labels"
+
     def save(self, folder: Path) -> None:
         """Write the model into a folder, for `load` in another process."""
         self.architecture.save(folder / ARCHITECTURE_FILE)
         save_state(folder / WEIGHTS_FILE, self.state, self.architecture, self.classes)
         (folder / "about.json").write_text(
-            json.dumps({"classes": self.classes, "about": self.about})
+            json.dumps({"classes": self.classes, "about": self.about, "output": self.output})
         )
         if self.calibration is not None:
             np.save(folder / "calibration.npy", self.calibration, allow_pickle=False)
@@ -94,6 +101,7 @@ class Model:
             tuple(about["classes"]),
             about["about"],
             np.load(images, mmap_mode="r", allow_pickle=False) if images.exists() else None,
+            about["output"],
         )
 
 
@@ -109,6 +117,10 @@ def save_state(
         **TrainedOn(classes).header(),
     }
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, header)
+
+
+DENSE = ("scores", "labels")
+"""First words of what the files of dense prediction say of their output."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +158,8 @@ class Target:
             is not as expected.
         tolerance: maximum root mean squared difference of a file's outputs from the network's, over
             the standard deviation of the network's outputs.
+        disagreement: maximum percentage of pixels that a file gives another class than the network,
+            which dense prediction is compared by.
         calibrated: whether it needs calibration images.
         weights: whether its file holds the network's weights.
         note: a remark for the user on every file of this kind.
@@ -159,6 +173,7 @@ class Target:
     alone: Callable[[Chain, Path], None] | None = None
     inspect: Callable[[Path, Model], dict[str, Any]] | None = None
     tolerance: float = 1e-3
+    disagreement: float = 1.0
     calibrated: bool = False
     weights: bool = True
     note: str = ""

@@ -254,6 +254,14 @@ class LatencyTable:
 
     def _calibrated_ms(self, operation: Operation) -> float | None:
         """Return `ms` without its cache."""
+        if operation.key not in self.rows and len(operation.parts) > 1:
+            # A device that could not run the whole of it (older tables have such rows) runs no
+            # network with it, whatever it does with the parts.
+            parts = [
+                None if operation.key in self.unsupported else self.ms(part)
+                for part in operation.parts
+            ]
+            return None if None in parts else fsum(ms for ms in parts if ms is not None)
         row = self.rows.get(operation.key)
         line = self.device.calibration
         # An operation that the device could not run gets no price: no network with it would run.
@@ -266,6 +274,24 @@ class LatencyTable:
         # Rows are of operations alone. In a network they may all take longer by one factor, and
         # weights that no longer stay in a cache are read anew: ms per 10^6 parameters.
         return line.scale * raw_ms + line.weights_ms * operation.params / 1e6
+
+    def lacking(self, operation: Operation) -> tuple[Operation, ...]:
+        """Return what lacks a row and a price of an operation: itself, or some of its parts."""
+        if self.ms(operation) is not None:
+            return ()
+        if operation.key in self.unsupported:
+            return (operation,)
+        return tuple(part for part in operation.parts if self.ms(part) is None)
+
+    def provenances(self, operation: Operation) -> tuple[Provenance, ...]:
+        """Return where the latency of an operation comes from, for each row or price that it has.
+
+        A table that has a row of the whole operation uses that one, else the rows of its parts.
+        """
+        keys = [operation.key]
+        if operation.key not in self.rows:
+            keys = [part.key for part in operation.parts]
+        return tuple(self.rows[key].provenance if key in self.rows else "priced" for key in keys)
 
     @cached_property
     def _costs(self) -> Costs | None:
@@ -288,11 +314,7 @@ class LatencyTable:
             if own is not self:
                 return own.predict(arch)
         timed = [(op, ms) for op in arch.operations() for ms in [self.ms(op)] if ms is not None]
-        missing = {
-            operation.key: operation
-            for operation in arch.operations()
-            if self.ms(operation) is None
-        }
+        missing = {part.key: part for op in arch.operations() for part in self.lacking(op)}
         bars = [Bar("intercept", "intercept", self.device.intercept_ms, self.device.provenance, ())]
         # `base_ms` subtracts the time of `weights_from` parameters from the sum, not from any
         # operation. In the breakdown each operation gets its share, by its parameters, so that the
@@ -301,8 +323,7 @@ class LatencyTable:
             sum(op.params for op, _ in timed), 1
         )
         for operation, ms in timed:
-            row = self.rows.get(operation.key)
-            provenance: Provenance = row.provenance if row else "priced"
+            provenance = worst(self.provenances(operation))
             own_ms = ms - free_ms * operation.params
             bars.append(Bar(operation.name, operation.spec.kind, own_ms, provenance, operation.key))
         total_ms = _sum([self.base_ms, *(ms for _, ms in timed)])

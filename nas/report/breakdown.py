@@ -332,7 +332,7 @@ class TableRows:
 
 def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
     """Return the numbers of a table and of the rows that a network uses."""
-    used = {operation.key for operation in arch.operations()}
+    used = {operation.key: operation for operation in arch.operations()}
     dates = sorted(row.date for row in table.rows.values())
     device = table.device
     facts = {
@@ -355,7 +355,7 @@ def table_rows(table: LatencyTable, arch: Architecture) -> TableRows:
     }
     return TableRows(
         _counts(row.provenance for row in table.rows.values()),
-        _counts(table.rows[key].provenance if key in table.rows else "priced" for key in used),
+        _counts(each for operation in used.values() for each in table.provenances(operation)),
         (dates[0], dates[-1]) if dates else ("", ""),
         tuple((name, str(value)) for name, value in facts.items() if value not in ("", None)),
     )

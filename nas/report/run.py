@@ -39,6 +39,7 @@ from nas.space import Architecture
 from nas.space.architecture import read_architecture
 from nas.space.place import Place
 from nas.supernet.description import data_name
+from nas.tasks import metric_words
 from nas.validation import validated
 
 
@@ -353,7 +354,7 @@ def without(command: str, *options: str) -> str:
 
 class _Differences(Part):
     images: int
-    relative: float
+    relative: float | None
     top1_agreement: float
 
 
@@ -361,6 +362,7 @@ class _Accuracy(Part):
     images: int
     before: float
     after: float
+    metric: str = "accuracy"
 
 
 class _Target(Part):
@@ -431,13 +433,17 @@ def read_exports(path: Path) -> Exports | None:
 def _facts(target: _Target) -> Iterator[str]:
     """Yield sentences on how an exported file differs from the network."""
     for kind, apart in target.differences.items():
+        if apart.relative is None:
+            yield f"on {apart.images} {kind} images: same class for {apart.top1_agreement:.4g} % of pixels"
+            continue
         yield (
             f"on {apart.images} {kind} images: outputs differ by {apart.relative:.2g} standard"
             f" deviations (RMS), same top-1 on {apart.top1_agreement:.4g} %"
         )
     if target.accuracy:
+        metric = metric_words(target.accuracy.metric)
         yield (
-            f"accuracy {target.accuracy.after:.2f} % (network: {target.accuracy.before:.2f} %)"
+            f"{metric} {target.accuracy.after:.2f} % (network: {target.accuracy.before:.2f} %)"
             f" on {target.accuracy.images} images"
         )
     if target.note:

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import Field
 
 from nas.csv_files import read_columns
 from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y_axis
@@ -35,6 +37,7 @@ class _Judged(Part):
     accuracy: float
     standard_error: float
     images: int
+    by_class: dict[str, float | None] = Field(default_factory=dict)
 
 
 class _Accuracies(Part):
@@ -77,6 +80,8 @@ class Accuracy:
         part: the part of the data.
         images: its number of images.
         metric: as people write it.
+        by_class: the metric of each class in percent by its name, None for a class on none of the
+            images; empty where the metric is not one of classes.
     """
 
     network: str
@@ -85,6 +90,7 @@ class Accuracy:
     standard_error: float
     images: int
     metric: str = "top-1"
+    by_class: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,6 +178,7 @@ def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
                     one.standard_error,
                     one.images,
                     metric_words(judged.metric),
+                    one.by_class,
                 )
 
 

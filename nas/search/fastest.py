@@ -67,8 +67,9 @@ def latencies(graph: Graph, table: LatencyTable) -> list[Floats]:
     missing: dict[tuple[str, str, str], Operation] = {}
     for arc in (arc for layer in graph.layers for arc in layer):
         for operation in arc.operations:
-            if table.ms(operation) is None and operation.key not in table.unsupported:
-                missing[operation.key] = operation
+            for part in table.lacking(operation):
+                if part.key not in table.unsupported:
+                    missing[part.key] = part
     if missing:
         raise table.missing_rows(tuple(missing.values()), _argument(graph.space))
     return graph.weigh(latency(table).of)

@@ -17,9 +17,9 @@ from nas.space.place import HEAD, STEM, Place
 
 
 def space_operations(space: Space) -> list[Operation]:
-    """Return the distinct operations (by key) of all members of `space`.
+    """Return the distinct operations (by key) of all members of `space`, or their parts.
 
-    Each is named after one of the places where it occurs.
+    A table has a row for each. Each is named after one of the places where it occurs.
     """
     distinct: dict[tuple[str, str, str], Operation] = {}
     for operation in _walk(space):
@@ -64,7 +64,8 @@ def _walk(space: Space) -> Iterator[Operation]:
         # A pyramid head reads maps: tokens that leave the last stage are reshaped before it.
         tokens = (shape for shape in shapes if shape.layout == "tokens")
         yield from _each(Place.reshape(last, Unflatten.kind), (Unflatten(),), tokens)
-        yield from _each(HEAD, (head,), _pyramids(space, head))
+        for operation in _each(HEAD, (head,), _pyramids(space, head)):
+            yield from operation.parts
 
 
 def _pyramids(space: Space, head: HeadSpec) -> Iterator[Shape]:

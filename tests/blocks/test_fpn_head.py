@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.blocks import FPNHead, Shape, from_dict, parse, pyramid
 from nas.blocks.build import build_block
-from nas.blocks.common.module import FPNHeadBlock
-from nas.blocks.common.spec import Middle
+from nas.blocks.fpn.module import FPNHeadBlock
+from nas.blocks.fpn.spec import Middle
 from nas.blocks.module import Block
 from nas.space import Space
 from nas.space.moves import Drop, Exchange, Localise, Narrow, moves
@@ -178,7 +178,7 @@ def test_one_head_has_one_text_and_older_texts_are_read() -> None:
     older = "classes=5;width=8;depth=1;expansion=3;levels=3;activation=hardswish"
     head = parse("fpn_head", older)
     assert head == FPNHead(5, width=8, expansion=3)
-    assert isinstance(head, FPNHead) and head.expanded == 24
+    assert isinstance(head, FPNHead) and head.fuse.expanded(head.width) == 24
 
 
 @torch.no_grad()

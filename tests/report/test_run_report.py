@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from nas.errors import InputError
+from nas.files import YamlFile, write_yaml
 from nas.latency import load_table
 from nas.report.front import front_figure, fronts_figure
-from nas.report.page import write_pictures
+from nas.report.page import render, write_pictures
 from nas.report.run import load_runs, without
 from nas.report.summary import meaning, rests_on, tiles
 from nas.search import load_scores
@@ -42,6 +43,22 @@ def test_a_run_with_everything_leaves_nothing_out(make_run, add_everything):
     names = {"front", "trajectory", "network", "breakdown", "alpha", "alpha-attention", "finetune"}
     assert {path.stem for path in pictures} == names
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_the_iou_of_each_class_is_shown(make_run, add_everything):
+    folder = make_run()
+    add_everything(folder, load_architecture(folder / "architecture.yaml"))
+    path = folder / "finetune" / "finetune.yaml"
+    data = YamlFile(path).data
+    accuracy = data["accuracy"]
+    accuracy["metric"] = "miou"
+    accuracy["test"][accuracy["weights"]]["by_class"] = {"road": 91.25, "bicycle": None}
+    write_yaml(path, data)
+    (run,) = load_runs(folder)
+    assert run.fits[0].best.by_class == {"road": 91.25, "bicycle": None}
+    page = render([run], "nas report one")
+    assert '<th class="n">mIoU' in page and '<th class="n">road' in page
+    assert '<td class="n">91.2<td class="n">-' in page
 
 
 def test_the_front_is_the_files_or_the_same_computed_anew(make_run):

@@ -4,11 +4,9 @@ heads."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.blocks import (
@@ -16,7 +14,6 @@ from nas.blocks import (
     ConvEmbedding,
     ConvStem,
     DSConv,
-    FPNHead,
     FusedMBConv,
     FusedMBConvDown,
     MapHead,
@@ -25,7 +22,6 @@ from nas.blocks import (
     ResBlock,
     Shape,
 )
-from nas.blocks.common.spec import MOST_DEPTH, STAGES
 from nas.blocks.module import (
     ACTIVATIONS,
     Axes,
@@ -35,14 +31,12 @@ from nas.blocks.module import (
     NormalConv2d,
     Published,
     batch_norm_axes,
-    conv_axes,
     fold_into_next,
     grid_of,
     init_linear,
     linear_axes,
     to_map,
     to_tokens,
-    within,
 )
 
 
@@ -377,96 +371,3 @@ class MapHeadBlock(Block):
             # In eval mode a batch norm is linear in each channel, so it commutes with the mean over
             # positions and folds into the layer behind it.
             self.norm = fold_into_next(self.norm, self.classifier)
-
-
-def _level(stage: str, stream: str) -> Axes:
-    return ConvNorm.axes(f"levels.{stage}", stream, None)
-
-
-def _refine(index: int) -> Axes:
-    # The fused map's channels are never cut. The hidden channels of each MBConv are a group of
-    # their own, as nothing else reads them.
-    return within(f"refine.{index}", MBConvBlock.axes, out=None, hidden=f"hidden{index}")
-
-
-class FPNHeadBlock(Block):
-    """Maps (B, C_i, H_i, W_i) of the last stages, the finest first, to scores (B, classes, H, W) at
-    the finest one's size; see `nas.blocks.FPNHead`."""
-
-    # Each map comes from the stream of its stage; the last one's is the input.
-    axes: ClassVar[Axes] = {
-        **{
-            name: axis
-            for stage in range(1, STAGES)
-            for name, axis in _level(f"stage{stage}", f"stage{stage}").items()
-        },
-        **_level(f"stage{STAGES}", "in"),
-        **{name: axis for index in range(MOST_DEPTH) for name, axis in _refine(index).items()},
-        **ConvNorm.axes("expand", None, "expanded"),
-        **conv_axes("classifier", "expanded", None),
-    }
-
-    def __init__(self, spec: FPNHead, shape: Shape) -> None:
-        super().__init__()
-        levels = shape.levels
-        # Levels are named by their stages, not by their number: so the names and axes of a stage
-        # are the same whatever number of levels a head takes.
-        first = STAGES - len(levels) + 1
-        fused = Shape(spec.width, levels[0].height, levels[0].width)
-        self.levels = nn.ModuleDict(
-            {
-                f"stage{first + i}": ConvNorm(level.channels, spec.width, bias=False)
-                for i, level in enumerate(levels)
-            }
-        )
-        self.refine = nn.Sequential(*(_middle(spec.refine, fused) for _ in range(spec.depth)))
-        self.expand = ConvNorm(spec.width, spec.expanded, bias=False) if spec.expanded else None
-        self.activation = ACTIVATIONS[spec.activation]()
-        self.classifier = nn.Conv2d(spec.expanded or spec.width, spec.classes, 1)
-        self.resize = spec.resize
-        if self.expand is not None:
-            self.expand.apply(init_linear)
-        init_linear(self.classifier)
-
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        # Fig. 5: every map to `width` channels, (B, C_i, H_i, W_i) to (B, width, H_i, W_i).
-        projected = [level(x) for level, x in zip(self.levels.values(), maps, strict=True)]
-        # The maps are added up at the finest one's size.
-        y_bchw: Tensor = projected[0]
-        for small in projected[1:]:
-            y_bchw = y_bchw + F.interpolate(
-                small, size=y_bchw.shape[2:], mode=self.resize, align_corners=False
-            )
-        y_bchw = self.refine(y_bchw)
-        if self.expand is not None:
-            y_bchw = self.activation(self.expand(y_bchw))
-        scores: Tensor = self.classifier(y_bchw)
-        return scores
-
-    def published_names(self, layout: str) -> Mapping[str, str]:
-        """Return the names of the authors' `SegHead`, which lists the last stage first."""
-        if layout != "efficientvit/official":
-            return {}
-        names = {}
-        for index, level in enumerate(reversed(list(self.levels))):
-            # The finest map is not enlarged, so its convolution has no sequence around it.
-            last = index == len(self.levels) - 1
-            names[f"levels.{level}"] = (
-                f"input_ops.{index}" if last else f"input_ops.{index}.op_list.0"
-            )
-        for index, block in enumerate(self.refine.children()):
-            assert isinstance(block, Block)
-            names |= {
-                f"refine.{index}.{ours}": f"middle.op_list.{index}.{theirs}"
-                for ours, theirs in block.published_names(layout).items()
-            }
-        outputs = ["expand", "classifier"] if self.expand is not None else ["classifier"]
-        for index, ours in enumerate(outputs):
-            conv = ".conv" if ours == "classifier" else ""
-            names[ours] = f"output_ops.0.op_list.{index}{conv}"
-        return names
-
-
-def _middle(spec: MBConv | FusedMBConv, shape: Shape) -> MBConvBlock | FusedMBConvBlock:
-    """Return an inverted bottleneck of a segmentation head."""
-    return MBConvBlock(spec, shape) if isinstance(spec, MBConv) else FusedMBConvBlock(spec, shape)

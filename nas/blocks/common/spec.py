@@ -3,7 +3,7 @@ heads."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from nas.blocks.spec import (
@@ -13,7 +13,6 @@ from nas.blocks.spec import (
     EntrySpec,
     Examples,
     HeadSpec,
-    Layer,
     Layout,
     Shape,
     Trace,
@@ -398,121 +397,6 @@ class MapHead(HeadSpec):
         return trace
 
 
-# Bounds of `FPNHead`. Its module lists the channel groups of all levels and MBConvs on the class,
-# before the numbers of either are known.
-STAGES = 4
-MOST_DEPTH = 8
-
-
-Middle = Literal["mbconv", "fused_mbconv"]
-Resize = Literal["bilinear", "bicubic"]
-AS_MIDDLE = -1
-"""`FPNHead.final_expansion` of a head whose last expansion is that of its middle blocks."""
-
-
-@dataclass(frozen=True)
-class FPNHead(HeadSpec):
-    """The maps of the last stages, added up at the finest one's size, then inverted bottlenecks: a
-    class score for every position.
-
-    EfficientViT (arXiv:2205.14756), Fig. 5, "segmentation head": 1x1 convolutions with batch norm
-    bring every map to `width` channels, upsampling brings them to one size, an addition fuses them,
-    inverted bottlenecks and 1x1 convolutions follow. With `levels` 3 the scores (B, classes, H/8,
-    W/8) stand for 8x8 pixels each.
-
-    Attributes:
-        classes: of each position.
-        width: channels of the fused map.
-        depth: inverted bottlenecks on it.
-        expansion: of the inverted bottlenecks.
-        levels: how many stages take part, from the last backwards.
-        middle: kind of the inverted bottlenecks: mbconv in the published networks of the B series,
-            fused_mbconv in those of the L series.
-        final_expansion: of the 1x1 convolution before the classifier; 0 has none, and `AS_MIDDLE`
-            is that of the inverted bottlenecks.
-        resize: interpolation of the upsampling. The published networks have bicubic, which LiteRT
-            and Core ML do not have.
-    """
-
-    kind: ClassVar[str] = "fpn_head"
-    examples: ClassVar[Examples] = (
-        ("classes=5;width=8", "pyramid:8x12x12+12x6x6+16x3x3"),
-        (
-            "classes=5;width=8;middle=fused_mbconv;final_expansion=0",
-            "pyramid:8x12x12+12x6x6+16x3x3",
-        ),
-    )
-    module: ClassVar[str] = "nas.blocks.common.module:FPNHeadBlock"
-    layout: ClassVar[Layout] = "pyramid"
-    task: ClassVar[str] = "segmentation"
-
-    classes: int
-    width: int = 64
-    depth: int = 1
-    expansion: int = 4
-    levels: int = 3
-    activation: Activation = "hardswish"
-    middle: Middle = "mbconv"
-    final_expansion: int = AS_MIDDLE
-    resize: Resize = "bilinear"
-
-    def __post_init__(self) -> None:
-        require(self.classes >= 2, f"classes {self.classes} must be at least 2")
-        for name in ("width", "depth", "expansion"):
-            require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
-        require(self.depth <= MOST_DEPTH, f"depth {self.depth} must be at most {MOST_DEPTH}")
-        require(1 <= self.levels <= STAGES, f"levels {self.levels} must be from 1 to {STAGES}")
-        require(
-            self.final_expansion >= AS_MIDDLE,
-            f"final_expansion {self.final_expansion} must be at least {AS_MIDDLE}",
-        )
-        for name, allowed in (
-            ("activation", ACTIVATIONS),
-            ("middle", get_args(Middle)),
-            ("resize", get_args(Resize)),
-        ):
-            value = getattr(self, name)
-            require(value in allowed, f"{name} '{value}' is not one of {', '.join(allowed)}")
-        # One head has one text, and so one row of a table.
-        if self.final_expansion == self.expansion:
-            object.__setattr__(self, "final_expansion", AS_MIDDLE)
-
-    @property
-    def refine(self) -> MBConv | FusedMBConv:
-        """Return one of the inverted bottlenecks on the fused map."""
-        kind = MBConv if self.middle == "mbconv" else FusedMBConv
-        return kind(self.expansion, activation=self.activation)
-
-    @property
-    def expanded(self) -> int:
-        """Return the channels before the classifier; 0 where no 1x1 convolution expands them."""
-        final = self.expansion if self.final_expansion == AS_MIDDLE else self.final_expansion
-        return final * self.width
-
-    def check(self, shape: Shape) -> None:
-        levels = len(shape.levels)
-        require(levels == self.levels, f"expected the maps of {self.levels} stages, got {levels}")
-
-    def trace(self, shape: Shape) -> Trace:
-        levels = shape.levels
-        fused = Shape(self.width, levels[0].height, levels[0].width)
-        layers: list[Layer] = []
-        for level in levels:
-            layers += Trace(level).conv(self.width, bias=False).batch_norm().layers
-            # Coarser maps are enlarged to the finest one's size, which writes all of it, and added
-            # to the sum so far.
-            if level is not levels[0]:
-                small = replace(level, channels=self.width)
-                layers.append(Layer("elementwise", read=small.elements, written=fused.elements))
-                layers += Trace(fused).residual().layers
-        trace = Trace(fused).extra(*layers)
-        for _ in range(self.depth):
-            trace.extra(*self.refine.layers(fused))
-        if self.expanded:
-            trace.conv(self.expanded, bias=False).batch_norm().activation(self.activation)
-        return trace.conv(self.classes)
-
-
 SPECS = (
     Identity,
     Flatten,
@@ -526,5 +410,4 @@ SPECS = (
     FusedMBConv,
     FusedMBConvDown,
     MapHead,
-    FPNHead,
 )

@@ -13,15 +13,18 @@ from torch.export import ExportedProgram
 
 from nas.blocks.module import Block
 from nas.convert import coreml as coreml_convert
+from nas.data.palette import colours
 from nas.errors import NasError
-from nas.export.deploy import Deployed, deployed
+from nas.export.deploy import Deployed, answering, deployed
 from nas.export.target import Model, Target
 
 INPUT = "image"
-SCORES = "scores"
+SCORES, LABELS = "scores", "labels"
 LABEL = "classLabel"
 SPECIFICATION = 7
 """Version of the Core ML specification that iOS 16 and macOS 13 introduced."""
+PREVIEW_TYPE = "com.apple.coreml.model.preview.type"
+PREVIEW_PARAMS = "com.apple.coreml.model.preview.params"
 NOTE = "converted and inspected, not run: Core ML runs on Apple's systems alone"
 
 
@@ -32,8 +35,8 @@ def write(model: Model, path: Path) -> None:
 def convert(model: Model) -> Any:
     """Return the `coremltools.models.MLModel` of a network.
 
-    It takes an image and gives a class label and the probability of each class, or scores of dense
-    prediction.
+    It takes an image and gives a class label and the probability of each class, or scores or labels
+    of dense prediction.
 
     The graph normalises the image, in float16 as everything else. The scale and bias of
     `ct.ImageType` are not used: they become float32 operations, which no Neural Engine runs, and
@@ -43,13 +46,13 @@ def convert(model: Model) -> Any:
 
     shape = (1, 3, *model.architecture.resolution)
     # An app expects probabilities from a classifier; the network ends with logits (1, classes).
-    module: nn.Module = Deployed(rescale(deployed(model.network())))
+    module = answering(model, Deployed(rescale(deployed(model.network()))))
     if not model.dense:
         module = nn.Sequential(module, nn.Softmax(dim=1))
     program = torch.export.export(module.eval(), (torch.rand(shape),)).run_decompositions({})
     ends: dict[str, Any] = {"classifier_config": ct.ClassifierConfig(list(model.classes), LABEL)}
     if model.dense:
-        ends = {"outputs": [ct.TensorType(SCORES)]}
+        ends = {"outputs": [ct.TensorType(_output(model))]}
     # Core ML loads models on Apple's systems alone, so the conversion does not try.
     converted = ct.convert(
         raise_guards(coreml_convert.without_aliases(program)),
@@ -73,13 +76,25 @@ def _describe(converted: Any, model: Model) -> None:
     converted.input_description[INPUT] = (
         f"RGB image of {width}x{height} pixels; normalised inside the model"
     )
-    output = SCORES if model.dense else f"{LABEL}_probs"
-    converted.output_description[output] = (
-        "Scores of each class" if model.dense else "Probability of each class"
-    )
+    converted.output_description[_output(model)] = {
+        SCORES: "Scores of each class",
+        LABELS: "Class of each pixel",
+    }.get(_output(model), "Probability of each class")
+    if model.dense:
+        # Xcode shows the segmentation of a photo in these colours.
+        params = {"labels": list(model.classes), "colors": colours(len(model.classes))}
+        converted.user_defined_metadata[PREVIEW_TYPE] = "imageSegmenter"
+        converted.user_defined_metadata[PREVIEW_PARAMS] = json.dumps(params, ensure_ascii=False)
     converted.user_defined_metadata["classes"] = json.dumps(model.classes, ensure_ascii=False)
     for name in ("name", "weights"):
         converted.user_defined_metadata[name] = model.about[name]
+
+
+def _output(model: Model) -> str:
+    """Return the name of the output."""
+    if not model.dense:
+        return f"{LABEL}_probs"
+    return LABELS if model.labels else SCORES
 
 
 def inspect(path: Path, model: Model) -> dict[str, Any]:
@@ -101,7 +116,8 @@ def inspect(path: Path, model: Model) -> dict[str, Any]:
     wanted: dict[str, Any] = {
         "specification": SPECIFICATION,
         "image": [*model.architecture.resolution, "RGB"],
-        "types": ["FLOAT16"],
+        # The number of a class is an integer.
+        "types": ["FLOAT16", "INT32"] if model.labels else ["FLOAT16"],
         "labels": 0 if model.dense else len(model.classes),
     }
     wrong = [

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from nas.convert import litert as litert_convert
 from nas.data.images import MEAN, STD
+from nas.data.palette import colours
 from nas.errors import InputError
-from nas.export.deploy import Deployed, deployed
-from nas.export.target import Contents, Images, Model, Outputs, Target
+from nas.export.deploy import Deployed, answering, deployed
+from nas.export.target import DENSE, Contents, Images, Model, Outputs, Target
 
 LABELS, ABOUT = "labels.txt", "metadata.json"
 """Associated files of TensorFlow Lite's metadata: a zip archive behind the model.
@@ -28,8 +29,8 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 def write(model: Model, path: Path) -> None:
     """Write a file that maps pixels (1, H, W, 3) to logits (1, classes).
 
-    Pixels are RGB from 0 to 255 in float32. Dense prediction gives scores (1, H, W, classes). The
-    layout is LiteRT's own and that of a camera's image: nothing is transposed at either end.
+    Pixels are RGB from 0 to 255 in float32. Dense prediction gives scores (1, h, w, classes) or
+    labels (1, H, W). The layout is LiteRT's own and that of a camera's image: nothing is transposed at either end.
     """
     convert(model, path)
     add_files(model, path)
@@ -41,7 +42,9 @@ def convert(model: Model, path: Path) -> None:
 
     height, width = model.architecture.resolution
     module = litert_torch.to_channel_last_io(
-        Deployed(deployed(model.network())), args=[0], outputs=[0] if model.dense else None
+        answering(model, Deployed(deployed(model.network()))),
+        args=[0],
+        outputs=[0] if model.dense and not model.labels else None,
     )
     # Values of every size: a conversion that looks at its example must not find it constant.
     # (H*W*3,) to (1, H, W, 3).
@@ -62,11 +65,8 @@ def add_files(model: Model, path: Path, **more: Any) -> None:
         "input": "RGB pixels from 0 to 255, NHWC; normalised inside the model",
         "mean": MEAN,
         "std": STD,
-        "output": (
-            "scores (1, H, W, classes)"
-            if model.dense
-            else "logits (1, classes); softmax makes them probabilities"
-        ),
+        "output": output_text(model),
+        **({"colours": colours(len(model.classes))} if model.dense else {}),
         **more,
     }
     # Line breaks inside a name would shift all labels after it.
@@ -79,6 +79,17 @@ def add_files(model: Model, path: Path, **more: Any) -> None:
             (ABOUT, json.dumps(about, indent=1, ensure_ascii=False)),
         ):
             archive.writestr(zipfile.ZipInfo(name, _DATE), text)
+
+
+def output_text(model: Model) -> str:
+    """Return what an app must know of the output of a float32 file."""
+    if model.labels:
+        return "labels (1, H, W), int32: the class of each pixel"
+    return (
+        "scores (1, h, w, classes)"
+        if model.dense
+        else "logits (1, classes); softmax makes them probabilities"
+    )
 
 
 def read(path: Path) -> Contents:
@@ -102,7 +113,7 @@ def read(path: Path) -> Contents:
         classes=tuple(labels.splitlines()),
         resolution=(height, width),
         about={key: value for key, value in about.items() if isinstance(value, str)},
-        dense=str(about.get("output", "")).startswith("scores"),
+        dense=str(about.get("output", "")).startswith(DENSE),
     )
 
 
@@ -146,6 +157,8 @@ def _plain(values: NDArray[Any], details: dict[str, Any]) -> Outputs:
     """Return an output in float32: (step - zero point) * scale, where it is int8."""
     if details["dtype"] == np.float32:
         return values
+    if details["dtype"] != np.int8:  # labels
+        return values.astype(np.float32)
     scale, zero = details["quantization"]
     # To float first: the difference of two int8 values may not fit into int8.
     return np.asarray((values.astype(np.float32) - zero) * scale, np.float32)

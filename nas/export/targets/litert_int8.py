@@ -57,10 +57,10 @@ def quantised(plain: Path, model: Model, operators: Sequence[str] | None = None)
 def _ends_in_words(path: Path, model: Model) -> dict[str, Any]:
     """Return what an app must know of the file's input and output, for its metadata."""
     ((taken,), (given,)) = ends(path)
-    values = "scores (1, H, W, classes)" if model.dense else "logits (1, classes)"
+    values = litert.output_text(model).partition(";")[0]
     return {
         "input": f"RGB pixels, NHWC, {_stored('pixel', taken)}; normalised inside the model",
-        "output": f"{values}, {_stored('value', given)}",
+        "output": values if model.labels else f"{values}, {_stored('value', given)}",
         "input_quantization": _quantization(taken),
         "output_quantization": _quantization(given),
     }
@@ -91,6 +91,7 @@ TARGET = Target(
     read=litert.read,
     alone=litert.TARGET.alone,
     tolerance=0.5,
+    disagreement=25.0,
     calibrated=True,
     note="input and output are int8: a pixel less 128; metadata.json in the file has the scales",
 )

@@ -10,21 +10,24 @@ import torch
 
 from nas.convert.chain import Chain
 from nas.data.images import MEAN, STD
+from nas.data.palette import colours
 from nas.errors import InputError
-from nas.export.deploy import Deployed, deployed
-from nas.export.target import Contents, Images, Model, Outputs, Target
+from nas.export.deploy import Deployed, answering, deployed
+from nas.export.target import DENSE, Contents, Images, Model, Outputs, Target
 
 OPSET = 18
 """ONNX operator set: the first that torch's exporter writes without a version conversion."""
 INPUT = "image"
 OUTPUT = "logits"
+LABELS = "labels"
+"""Name of the output where it is the class of each pixel."""
 
 
 def write(model: Model, path: Path) -> None:
     """Write a file that maps pixels (1, 3, H, W) to logits (1, classes).
 
-    Pixels are RGB from 0 to 255 in float32. Dense prediction gives scores (1, classes, H, W). Names
-    of the classes are in `metadata_props`.
+    Pixels are RGB from 0 to 255 in float32. Dense prediction gives scores (1, classes, h, w) or
+    labels (1, H, W). Names of the classes are in `metadata_props`.
 
     The exporter does not optimise the graph; ONNX Runtime does so when it loads a file. The
     exporter's optimiser drops the addition of a small number as if it were 0. EfficientViT's
@@ -34,12 +37,12 @@ def write(model: Model, path: Path) -> None:
 
     height, width = model.architecture.resolution
     program = torch.onnx.export(
-        Deployed(deployed(model.network())).eval(),
+        answering(model, Deployed(deployed(model.network()))).eval(),
         (torch.zeros(1, 3, height, width),),
         dynamo=True,
         opset_version=OPSET,
         input_names=[INPUT],
-        output_names=[OUTPUT],
+        output_names=[LABELS if model.labels else OUTPUT],
         optimize=False,
         verbose=False,
     )
@@ -62,12 +65,20 @@ def metadata(model: Model) -> dict[str, str]:
         "input": "RGB pixels from 0 to 255, NCHW, float32; normalised inside the model",
         "mean": json.dumps(MEAN),
         "std": json.dumps(STD),
-        "output": (
-            "scores (1, classes, H, W)"
-            if model.dense
-            else "logits (1, classes); softmax makes them probabilities"
-        ),
+        "output": _output(model),
+        **({"colours": json.dumps(colours(len(model.classes)))} if model.dense else {}),
     }
+
+
+def _output(model: Model) -> str:
+    """Return what an app must know of the output."""
+    if model.labels:
+        return "labels (1, H, W), int32: the class of each pixel"
+    return (
+        "scores (1, classes, h, w)"
+        if model.dense
+        else "logits (1, classes); softmax makes them probabilities"
+    )
 
 
 def read(path: Path) -> Contents:
@@ -88,7 +99,8 @@ def read(path: Path) -> Contents:
             f"{path}: is not an .onnx file of `nas export`, whose class names it would hold"
             f" ({reason}). Fix: nas export RUN --to onnx"
         ) from None
-    return Contents(classes, (height, width), about, about.get("output", "").startswith("scores"))
+    dense = about.get("output", "").startswith(DENSE)
+    return Contents(classes, (height, width), about, dense)
 
 
 def run(path: Path, images: Images) -> Outputs:
@@ -100,7 +112,7 @@ def run(path: Path, images: Images) -> Outputs:
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     # One image at a time: the graph has a fixed batch of 1.
     return np.concatenate(
-        [session.run([OUTPUT], {INPUT: image[None].astype(np.float32)})[0] for image in images]
+        [session.run(None, {INPUT: image[None].astype(np.float32)})[0] for image in images]
     )
 
 

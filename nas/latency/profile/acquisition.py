@@ -215,5 +215,6 @@ def _occurrences(space: Space) -> Counter[Key]:
     counts: Counter[Key] = Counter()
     for seed in range(_MEMBERS):
         for operation in space.sample(seed).operations():
-            counts[operation.key] += 1
+            for part in operation.parts:
+                counts[part.key] += 1
     return Counter({key: count / _MEMBERS for key, count in counts.items()})

@@ -78,7 +78,8 @@ def _group_key(operation: Operation) -> tuple[object, ...]:
     spec = operation.spec
     shape = operation.input
     # A block's hyperparameter `width` is its output channels, which vary within a group. A head on
-    # a pyramid is the exception: its `width` is that of its inner maps, so it separates groups.
+    # a pyramid is the exception: its `width` is that of its inner maps, so it separates groups. Its
+    # parts (`FPNHead.parts`) have no such width.
     varied = () if shape.layout == "pyramid" else ("width",)
     others = tuple(
         (name, value) for name, value in spec.hyperparameters().items() if name not in varied
