@@ -24,7 +24,7 @@ import math
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -330,19 +330,35 @@ def members(rows: Sequence[Row]) -> dict[str, int]:
     known = published_members()
     found: dict[str, int] = {}
     for index, row in enumerate(rows):
-        name = _member_name(row.name)
-        if (
-            row.member
-            and name in known
-            and name not in found
-            and row.side == known[name].resolution[0]
-        ):
+        name = _member_name(row.name, known)
+        if row.member and name and name not in found and row.side == known[name].resolution[0]:
             found[name] = index
     return found
 
 
-def _member_name(model: str) -> str:
-    return model.partition("@")[0].partition(".")[0].lower().replace("-", "_")
+def _member_name(model: str, known: Collection[str]) -> str:
+    """Return the member that a row names; "" where there is none.
+
+    A dot is part of a name (RepViT-M0.9), or what follows it names a training of timm's.
+    """
+    plain = model.partition("@")[0].lower().replace("-", "_")
+    names = (plain.replace(".", "_"), plain.partition(".")[0])
+    return next((name for name in names if name in known), "")
+
+
+def counterpart(row: Row, rows: Sequence[Row]) -> float | None:
+    """Return the top-1 of the same network by its authors with a teacher where the row has none.
+
+    Where it has one, without. Return None where they published no such figure.
+    """
+    alike = (
+        other.top1
+        for other in rows
+        if (other.kind, other.stages, other.side, other.epochs, other.recipe)
+        == (row.kind, row.stages, row.side, row.epochs, row.recipe)
+        and other.distilled != row.distilled
+    )
+    return next(alike, None)
 
 
 def _summary(
@@ -411,6 +427,8 @@ def law(
                 int(rows[i].side),
                 round(float(expected[i]), 2),
                 round(float(errors[i]), 2),
+                rows[i].distilled,
+                counterpart(rows[i], rows),
             )
             for name, i in chosen.items()
         },

@@ -248,6 +248,9 @@ class Published:
         side: pixels of the input's side.
         predicted: top-1 by a law that was fitted without this network and its variants.
         standard_error: of `predicted`, in points.
+        distilled: whether the network was trained with a teacher.
+        counterpart: top-1 of the same network by the same authors without a teacher where
+            `distilled`, else with one; None where they published none.
     """
 
     top1: float
@@ -255,6 +258,8 @@ class Published:
     side: int
     predicted: float
     standard_error: float
+    distilled: bool = False
+    counterpart: float | None = None
 
 
 @dataclass(frozen=True)
@@ -326,6 +331,8 @@ class _Published(_Model):
     side: Annotated[int, Field(gt=0)]
     predicted: _Finite
     standard_error: _Positive
+    distilled: bool = False
+    counterpart: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
 class _LawFile(_Model):

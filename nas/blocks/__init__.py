@@ -61,8 +61,10 @@ FAMILIES = (
     "nas.blocks.efficientformerv2",
     "nas.blocks.efficientvit",
     "nas.blocks.emo",
+    "nas.blocks.fastvit",
     "nas.blocks.fpn",
     "nas.blocks.mobilenetv4",
+    "nas.blocks.repvit",
     "nas.blocks.swiftformer",
 )
 """The packages of the families.

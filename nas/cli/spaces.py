@@ -69,9 +69,8 @@ def _print_schema(name: str | None) -> None:
 
 def _document(space: Space) -> dict[str, Any]:
     """Return a space as plain data, for --json."""
-    known = _published_top1()
     members = [
-        {"name": name, **_facts(space, arch), "top1": known.get(name)}
+        {"name": name, **_facts(space, arch), **_accuracy(name)}
         for name, arch in space.published.items()
     ]
     return {
@@ -88,15 +87,40 @@ def _document(space: Space) -> dict[str, Any]:
 
 
 @cache
-def _published_top1() -> dict[str, float]:
-    """Return the published ImageNet top-1 accuracy by member, in percent.
+def _published() -> dict[str, dict[str, Any]]:
+    """Return the published ImageNet accuracy of each member with its circumstances.
 
     They are read directly from the law's file, so that listing spaces imports no numpy.
     """
     from nas.files import YamlFile
 
     law = YamlFile(Path(nas.__file__).parent / "accuracy" / "law.yaml")
-    return {name: each["top1"] for name, each in law.data["published"].items()}
+    return dict(law.data["published"])
+
+
+def _accuracy(name: str) -> dict[str, Any]:
+    """Return the published top-1 of a member in percent, and that of its other training.
+
+    All are None where no figure is published.
+    """
+    figure = _published().get(name, {})
+    return {
+        "top1": figure.get("top1"),
+        "distilled": figure.get("distilled"),
+        "counterpart_top1": figure.get("counterpart"),
+    }
+
+
+def _accuracy_text(name: str) -> str:
+    """Return the published top-1 of a member as text, with and without a teacher if both are."""
+    figure = _accuracy(name)
+    if figure["top1"] is None:
+        return ""
+    text = f"{figure['top1']:.1f} %"
+    if figure["counterpart_top1"] is None:
+        return text
+    other = "without" if figure["distilled"] else "with"
+    return f"{text} ({figure['counterpart_top1']:.1f} % {other} a teacher)"
 
 
 def _stage(stage: StageSpace) -> dict[str, Any]:
@@ -127,12 +151,11 @@ def _facts(space: Space, arch: Architecture) -> dict[str, Any]:
 def _members(space: Space) -> str:
     """Return the table of published members, with the space's smallest and largest network."""
     height, width = space.resolution
-    known = _published_top1()
     rows = [["", "params", "MACs", "top-1", "widths", "depths", "attention"]]
     for arch in (*space.published.values(), space.smallest(), space.largest()):
         facts = _facts(space, arch)
-        top1 = f"{known[arch.name]:.1f} %" if arch.name in known else ""
-        figures = [f"{arch.params / 1e6:.2f} M", f"{arch.macs / 1e9:.2f} G", top1]
+        counts = [f"{arch.params / 1e6:.2f} M", f"{arch.macs / 1e9:.2f} G"]
+        figures = [*counts, _accuracy_text(arch.name)]
         rows.append(
             [arch.name, *figures, *(_row(facts[key]) for key in ("widths", "depths", "attention"))]
         )

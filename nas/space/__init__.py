@@ -57,9 +57,9 @@ def published_members() -> dict[str, Architecture]:
 def published_member(name: str) -> Architecture | None:
     """Return the published architecture of this name, or None where there is none.
 
-    A name may be written as in its paper, for example EfficientFormer-L1.
+    A name may be written as in its paper, for example EfficientFormer-L1 or RepViT-M0.9.
     """
-    return _members_seen_from(Path.cwd()).get(name.lower().replace("-", "_"))
+    return _members_seen_from(Path.cwd()).get(name.lower().replace("-", "_").replace(".", "_"))
 
 
 @cache

@@ -125,7 +125,7 @@ def stub_for_timm(checkout: Path) -> None:
     left out."""
     _module("timm", folder=checkout / "timm", __version__="checkout")
     _module("timm.models", folder=checkout / "timm" / "models")
-    statistics = ("IMAGENET_DEFAULT", "IMAGENET_INCEPTION")
+    statistics = ("IMAGENET_DEFAULT", "IMAGENET_INCEPTION", "OPENAI_CLIP")
     _module("timm.data", **{f"{n}_{part}": () for n in statistics for part in ("MEAN", "STD")})
     # First, as an installed one may have been compiled for another torch.
     sys.meta_path.insert(0, _Absent("torchvision"))
@@ -221,6 +221,11 @@ MOBILENETV4S = {
         ("hybrid_l", "hybrid_large"),
     )
 }
+FASTVITS = tuple(
+    f"fastvit_{size}"
+    for size in ("t8", "t12", "s12", "sa12", "sa24", "sa36", "ma36", "mci0", "mci1", "mci2")
+)
+REPVITS = tuple(f"repvit_m{size}" for size in ("0_9", "1_0", "1_1", "1_5", "2_3"))
 EFFICIENTFORMERV2S = {
     f"efficientformerv2_{size}": f"efficientformerv2_{size}" for size in ("s0", "s1", "s2", "l")
 }
@@ -295,6 +300,22 @@ SOURCES: dict[str, dict[str, Source]] = {
         ),
         "timm": Source(
             "timm.models.efficientvit_mit", EFFICIENTVITS_TIMM, ("stages",), stub_for_timm
+        ),
+    },
+    "fastvit": {
+        "timm": Source(
+            "timm.models.fastvit",
+            {name: name for name in FASTVITS},
+            ("stages.0", "stages.1", "stages.2", "stages.3"),
+            stub_for_timm,
+        ),
+    },
+    "repvit": {
+        "timm": Source(
+            "timm.models.repvit",
+            {name: name for name in REPVITS},
+            ("stages.0", "stages.1", "stages.2", "stages.3"),
+            stub_for_timm,
         ),
     },
     "mobilenetv4": {

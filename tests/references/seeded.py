@@ -21,9 +21,26 @@ TensorType = tuple[tuple[int, ...], str]
 """A tensor's shape and its dtype as NumPy abbreviates it: f4, i8."""
 CELL = 32
 """Pixels of the images' coarse cells: the reduction of a network's last stage."""
-DAMPED = ("mid_norm.weight", "mid.bn.weight", "v_local.1.weight", "v_local.bn.weight")
-"""Scales inside EfficientFormerV2's branches that are about 0.25, as its up to 35 blocks would
-amplify too much."""
+DAMPED = (
+    # EfficientFormerV2
+    "mid_norm.weight",
+    "mid.bn.weight",
+    "v_local.1.weight",
+    "v_local.bn.weight",
+    # FastViT
+    "mlp.conv.bn.weight",
+    "mixer.conv_kxk.0.bn.weight",
+    "mixer.conv_scale.bn.weight",
+    "mixer.identity.weight",
+    "norm.identity.weight",
+    "large_conv.bn.weight",
+    "small_conv.bn.weight",
+    # RepViT
+    "token_mixer.bn.weight",
+    "channel_mixer.conv2.bn.weight",
+)
+"""Scales inside branches that are about 0.25, as the up to 48 blocks of these families would amplify
+too much."""
 
 
 def state_dict(types: Mapping[str, TensorType]) -> dict[str, Tensor]:
