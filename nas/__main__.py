@@ -9,7 +9,7 @@ import warnings
 
 from nas.display import printable
 from nas.passwords import masked_text
-from nas.signals import CommandStopped, Stopped, raise_on_signals
+from nas.signals import CommandStopped, Stopped, last_stop, raise_on_signals
 
 
 def main() -> None:
@@ -32,9 +32,10 @@ def main() -> None:
     raise_on_signals()
     try:
         code = app(prog_name="nas", standalone_mode=False) or 0
-        # Newer versions of typer return 130 for Ctrl-C instead of raising an exception.
+        # Newer versions of typer return 130 for any KeyboardInterrupt outside of a command, such as
+        # one while options are read.
         if code == 130:
-            _stopped(Stopped())
+            _stopped(last_stop())
         sys.exit(code)
     except Elsewhere as error:
         sys.exit(error.exit_code)
@@ -50,7 +51,7 @@ def main() -> None:
     except CommandStopped as stopped:
         _stopped(stopped.stop)
     except KeyboardInterrupt as stop:
-        _stopped(stop if isinstance(stop, Stopped) else Stopped())
+        _stopped(stop if isinstance(stop, Stopped) else last_stop())
     except BrokenPipeError:
         # The reader of the pipe has closed it (`nas spaces | head`). Without another stdout Python
         # would fail again when it flushes at exit.
@@ -72,7 +73,7 @@ def main() -> None:
         # they are recognised by their methods instead of their class.
         if type(error).__name__ == "Abort":
             cause = error.__cause__ or error.__context__
-            _stopped(cause if isinstance(cause, Stopped) else Stopped())
+            _stopped(cause if isinstance(cause, Stopped) else last_stop())
         if not hasattr(error, "format_message"):
             raise
         _usage(error)

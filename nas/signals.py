@@ -48,6 +48,14 @@ class CommandStopped(Exception):
         self.stop = stop
 
 
+_raised: Stopped | None = None
+
+
+def last_stop() -> Stopped:
+    """Return the last `Stopped` of a signal handler, for who knows only that there was one."""
+    return _raised or Stopped()
+
+
 def raise_on_signals() -> None:
     """Make SIGINT and SIGTERM raise `Stopped` in the main thread.
 
@@ -56,9 +64,11 @@ def raise_on_signals() -> None:
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        global _raised
         # Schedulers repeat SIGTERM; a second one must not interrupt the clean-up.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Stopped(number)
+        _raised = Stopped(number)
+        raise _raised
 
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:

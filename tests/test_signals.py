@@ -98,3 +98,15 @@ def test_a_signal_before_the_command_begins_has_the_same_code(number: signal.Sig
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 128 + number and done.stderr == f"nas: stopped by {number.name}\n"
+
+
+@pytest.mark.parametrize("number", STOPPING)
+def test_a_signal_while_options_are_read_has_the_same_code(number: signal.Signals) -> None:
+    program = (
+        "import os, sys, nas.__main__, typer.core\n"
+        f"typer.core.TyperGroup.parse_args = lambda *_: os.kill(os.getpid(), {int(number)})\n"
+        "sys.argv = ['nas', 'spaces']\n"
+        "nas.__main__.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 128 + number and done.stderr == f"nas: stopped by {number.name}\n"
