@@ -11,7 +11,8 @@ from typing import Any
 
 from nas.blocks import SPECS, BlockSpec, EntrySpec, HeadSpec, Identity, schema_of, spec_of
 from nas.plugins import BLOCKS, plugins
-from nas.space.schema import PLACE, SpaceFile
+from nas.space.published import PLACE
+from nas.space.schema import SpaceFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _PLACES = ("entry", "block", "head")

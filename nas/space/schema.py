@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Discriminator,
     Field,
     PositiveInt,
@@ -26,25 +25,30 @@ from pydantic import (
 )
 
 from nas.blocks import (
-    BlockSpec,
     Identity,
-    Shape,
     check_hyperparameters,
     entry_from,
     from_dict,
     head_from,
     spec_of,
 )
-from nas.errors import InputError, nearest
+from nas.errors import InputError
 from nas.files import YamlFile
-from nas.space.architecture import Architecture, check_resolution
+from nas.space.architecture import check_resolution
 from nas.space.candidates import Placement, Spec, StageSpace
 from nas.space.fit import refusal
-from nas.space.place import Place
+from nas.space.published import (
+    PLACE,
+    STRICT,
+    Dense,
+    Keys,
+    Published,
+    dense_network,
+    published_member,
+)
 from nas.space.space import Space
 from nas.validation import mistake_in
 
-Keys = list[str | int]
 MOST_VALUES = 1000
 """Maximum number of widths of a stage, and of candidates of a place."""
 MOST_WIDTH = 65_536
@@ -62,9 +66,7 @@ _Width = Annotated[int, Field(gt=0, le=MOST_WIDTH)]
 
 
 class _Model(BaseModel):
-    """Base of the file's parts: unknown keys and converted types ("4" for 4) are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = STRICT
 
 
 class _Range(_Model):
@@ -136,10 +138,6 @@ _Candidates = Annotated[
         custom_error_message="expected a block, or a list of blocks",
     ),
 ]
-PLACE = "x-nas-place"
-"""Key in the JSON Schema of these models: the kind of place whose blocks a value takes.
-
-`nas.space.json_schema` replaces it."""
 _Entries = Annotated[_Candidates, WithJsonSchema({PLACE: "entry"})]
 _Positions = Annotated[_Candidates, WithJsonSchema({PLACE: "block"})]
 _Heads = Annotated[_Candidates, WithJsonSchema({PLACE: "head"})]
@@ -166,37 +164,6 @@ class _Stage(_Model):
         return tuple(sorted(set(self.width)))
 
 
-class _Published(_Model):
-    """A published member: its numbers per stage, and what distinguishes its blocks.
-
-    Where a place has several candidates, these values select the member's. `stem` and `head` give
-    hyperparameters (or the kind). `entry` gives one value for all stages or a list with one value
-    per stage. `block` also takes a list of lists, one value per block.
-    """
-
-    widths: list[PositiveInt]
-    depths: list[Annotated[int, Field(ge=0)]]
-    attention: list[Annotated[int, Field(ge=0)]]
-    stem: dict[str, Any] = {}
-    entry: dict[str, Any] = {}
-    block: dict[str, Any] = {}
-    head: dict[str, Any] = {}
-
-
-class _Dense(_Model):
-    """A published network of dense prediction.
-
-    Attributes:
-        member: the published member whose stem and stages it has.
-        resolution: height and width that it was published at.
-        head: its head, which need not be a candidate of the space.
-    """
-
-    member: str
-    resolution: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
-    head: Annotated[dict[str, Any], WithJsonSchema({PLACE: "head"})]
-
-
 class SpaceFile(_Model):
     """The whole file of a space."""
 
@@ -211,8 +178,8 @@ class SpaceFile(_Model):
     stem: _Entries | None = None
     stages: Annotated[list[_Stage], Field(min_length=4, max_length=4)]
     head: _Heads
-    published: dict[str, _Published] = {}
-    dense: dict[str, _Dense] = {}
+    published: dict[str, Published] = {}
+    dense: dict[str, Dense] = {}
 
 
 def read_space(path: str | Path) -> Space:
@@ -270,11 +237,11 @@ def space_from(file: YamlFile, data: Any, keys: Keys, path: str = "") -> Space:
     if refused:
         raise file.error([*keys, *refused[0]], refused[1])
     members = {
-        name: _member(file, space, [*keys, "published", name], entry)
+        name: published_member(file, space, [*keys, "published", name], entry)
         for name, entry in checked.published.items()
     }
     dense = {
-        name: _dense(file, members, [*keys, "dense", name], entry)
+        name: dense_network(file, members, [*keys, "dense", name], entry)
         for name, entry in checked.dense.items()
     }
     return replace(space, published=members, dense=dense)
@@ -424,87 +391,3 @@ def _combinations(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     lists = [value if isinstance(value, list) else [value] for value in data.values()]
     for values in product(*lists):
         yield dict(zip(data, values, strict=True))
-
-
-def _member(file: YamlFile, space: Space, keys: Keys, entry: _Published) -> Architecture:
-    """Return a published member; each of its choices is checked against the space."""
-    if not len(entry.widths) == len(entry.depths) == len(entry.attention) == len(space.stages):
-        raise file.error(
-            keys, f"widths, depths and attention need {len(space.stages)} values, one per stage"
-        )
-    for index, (stage, depth, count) in enumerate(
-        zip(space.stages, entry.depths, entry.attention, strict=True)
-    ):
-        if count > (depth if stage.global_ else 0):
-            room = (
-                f"the stage has {depth} blocks"
-                if stage.global_
-                else "the stage has no global block"
-            )
-            raise file.error(
-                [*keys, "attention", index], f"{count} blocks of attention are too many: {room}"
-            )
-
-    def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
-        stated = _wanted(file, keys, entry, place)
-        chosen = next((block for block in candidates if _agrees(block, stated)), None)
-        if chosen is None:
-            values = ", ".join(f"{name} {value}" for name, value in stated.items())
-            reason = f"has {values}" if values else "fits the width"
-            raise file.error(keys, f"{place}: none of its candidates {reason}")
-        return chosen
-
-    member = space.member(entry.widths, entry.depths, entry.attention, keys[-1], pick)  # type: ignore[arg-type]
-    file.parse(space.validate, keys, member)
-    return member
-
-
-def _dense(
-    file: YamlFile, members: Mapping[str, Architecture], keys: Keys, entry: _Dense
-) -> Architecture:
-    """Return a published network of dense prediction: a member with its own head and size."""
-    if entry.member not in members:
-        raise file.error(
-            [*keys, "member"],
-            f"'{entry.member}' is not a published member of this space{nearest(entry.member, members)}",
-        )
-    head = file.parse(head_from, [*keys, "head"], entry.head)
-    height, width = entry.resolution
-
-    def sized(member: Architecture) -> Architecture:
-        arch = replace(member.with_head(head), name=str(keys[-1])).at((height, width))
-        arch.operations()
-        return arch
-
-    arch: Architecture = file.parse(sized, keys, members[entry.member])
-    return arch
-
-
-def _wanted(file: YamlFile, keys: Keys, entry: _Published, place: Place) -> dict[str, Any]:
-    """Return the hyperparameters that a published member states for a place."""
-    if place.part == "head" or (place.part == "stem" and entry.stem):
-        return entry.head if place.part == "head" else entry.stem
-    part = "entry" if place.position is None else "block"
-    stated = {}
-    for name, values in getattr(entry, part).items():
-        value = values
-        # Descend a list per stage, then a list per block; a value that is not a list holds for all.
-        # Where a space has no stem, the block that enters stage 1 is at the place "stem", which
-        # has no stage.
-        for at in (place.stage or 0, place.position):
-            if isinstance(value, list) and at is not None:
-                if at >= len(value):
-                    raise file.error([*keys, part, name], f"no value for {place}")
-                value = value[at]
-        if value is not None:
-            stated[name] = value
-    return stated
-
-
-def _agrees(block: BlockSpec, stated: Mapping[str, Any]) -> bool:
-    """Return whether a block has these values.
-
-    Hyperparameters that its kind does not have are ignored.
-    """
-    values = block.to_dict()
-    return all(values[name] == value for name, value in stated.items() if name in values)
