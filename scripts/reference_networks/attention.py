@@ -9,7 +9,7 @@ from typing import Any
 
 from nas.blocks import Layer, Shape, Trace
 from nas.blocks.spec import softmax_attention
-from reference_networks.mobile import Layers, conv_bn, inverted, squeeze
+from reference_networks.mobile import Layers, conv_bn, inverted
 
 
 def attention_networks() -> dict[str, Callable[[Shape], Layers]]:
@@ -17,10 +17,6 @@ def attention_networks() -> dict[str, Callable[[Shape], Layers]]:
     networks: dict[str, Callable[[Shape], Layers]] = {"LeViT-128S": levit_128s}
     for name, numbers in _MOBILEVIT.items():
         networks[f"MobileViT-{name}"] = partial(mobilevit, **numbers)
-    for name, (widths, depths, expansion, attends) in _FASTVIT.items():
-        networks[f"FastViT-{name}"] = partial(
-            fastvit, widths=widths, depths=depths, expansion=expansion, attention=attends
-        )
     return networks
 
 
@@ -28,16 +24,6 @@ _MOBILEVIT: dict[str, dict[str, Any]] = {
     "XXS": {"widths": (16, 24, 48, 64, 80, 320), "dims": (64, 80, 96), "expansion": 2},
     "XS": {"widths": (32, 48, 64, 80, 96, 384), "dims": (96, 120, 144), "expansion": 4},
     "S": {"widths": (32, 64, 96, 128, 160, 640), "dims": (144, 192, 240), "expansion": 4},
-}
-_WIDTHS = (64, 128, 256, 512)
-_FASTVIT = {  # widths, depths, expansion, whether the last stage attends
-    "T8": ((48, 96, 192, 384), (2, 2, 4, 2), 3, False),
-    "T12": (_WIDTHS, (2, 2, 6, 2), 3, False),
-    "S12": (_WIDTHS, (2, 2, 6, 2), 4, False),
-    "SA12": (_WIDTHS, (2, 2, 6, 2), 4, True),
-    "SA24": (_WIDTHS, (4, 4, 12, 4), 4, True),
-    "SA36": (_WIDTHS, (6, 6, 18, 6), 4, True),
-    "MA36": ((76, 152, 304, 608), (6, 6, 18, 6), 4, True),
 }
 
 
@@ -129,44 +115,3 @@ def _mobilevit_block(trace: Trace, dim: int, depth: int) -> None:
     # The block's input is concatenated before the last convolution.
     trace.shape = replace(trace.shape, channels=2 * width)
     conv_bn(trace, width, 3, act="silu")
-
-
-def fastvit(
-    image: Shape, widths: Sequence[int], depths: Sequence[int], expansion: int, attention: bool
-) -> Layers:
-    """Return the layers of FastViT (arXiv:2303.14189) as deployed.
-
-    Every branch is folded into one convolution with a bias.
-    """
-    trace = Trace(image).conv(widths[0], 3, 2).activation("gelu")
-    trace.conv(widths[0], 3, 2, widths[0]).activation("gelu").conv(widths[0]).activation("gelu")
-    for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-        if stage:
-            trace.conv(width, 7, 2, trace.shape.channels).activation("gelu").conv(width).activation(
-                "gelu"
-            )
-        attends = attention and stage == 3
-        if attends:
-            trace.conv(width, 7, 1, width)
-        for _ in range(depth):
-            if attends:
-                _attend(trace)
-            else:
-                # The token mixer: a depthwise convolution into which its branches are folded.
-                trace.conv(width, 3, 1, width)
-            trace.conv(width, 7, 1, width).conv(expansion * width).activation("gelu").conv(width)
-            trace.layer_scale().residual()
-    # The last convolution expands, and has squeeze-and-excitation.
-    trace.conv(2 * widths[-1], 3, 1, widths[-1])
-    squeeze(trace, widths[-1] // 8)
-    return tuple(trace.activation("gelu").mean().linear(1000).layers)
-
-
-def _attend(trace: Trace) -> None:
-    """Add batch norm and residual softmax attention on a map, with heads of 32 channels."""
-    grid = trace.shape
-    width = trace.shape.channels
-    trace.batch_norm().reshape("tokens").linear(3 * width, bias=False).reshape("tokens")
-    trace.extra(*softmax_attention(grid.tokens, grid.tokens, width // 32, 32, 32))
-    trace.shape = replace(grid, layout="tokens")
-    trace.linear(width).reshape("map").layer_scale().residual()

@@ -45,13 +45,6 @@ KNOWN = {
     "MobileViT-XXS@256": (1_272_024, 0.407),
     "MobileViT-XS@256": (2_317_848, 1.026),
     "MobileViT-S@256": (5_578_632, 2.001),
-    "FastViT-T8@256": (4_030_000, 0.7),
-    "FastViT-T12@256": (7_550_000, 1.4),
-    "FastViT-S12@256": (9_470_000, 1.8),
-    "FastViT-SA12@256": (11_580_000, 1.9),
-    "FastViT-SA24@256": (21_550_000, 3.8),
-    "FastViT-SA36@256": (31_530_000, 5.6),
-    "FastViT-MA36@256": (44_070_000, 7.9),
     "ViT-B-16": (86_567_656, 17.564),
     "ResNet18": (11_689_512, 1.814),
     "MobileNetV2x1.0": (3_504_872, 0.301),
@@ -84,14 +77,8 @@ def test_parameters_and_macs_are_the_known_ones(name: str) -> None:
     layers = reference_networks()[model](Shape(3, int(side or 224), int(side or 224)))
     params, macs = KNOWN[name]
     digits = 50_000 if name.startswith("MobileOne") else 0  # its paper gives two digits
-    if name.startswith(
-        "FastViT"
-    ):  # its paper gives two digits of MACs; timm has the branches of training besides
-        digits = 100_000
     assert sum(layer.params for layer in layers) == pytest.approx(params, abs=digits)
-    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(
-        macs, rel=0.025 if digits == 100_000 else 0.003
-    )
+    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(macs, rel=0.003)
 
 
 def test_every_network_is_checked_and_can_be_listed_at_other_sizes() -> None:
@@ -110,19 +97,22 @@ def test_every_network_is_checked_and_can_be_listed_at_other_sizes() -> None:
         ("EfficientFormer-L3", "efficientformer", "efficientformer_l3"),
         ("EfficientFormerV2-S0", "efficientformerv2", "efficientformerv2_s0"),
         ("EfficientFormerV2-L", "efficientformerv2", "efficientformerv2_l"),
+        ("FastViT-SA12", "fastvit", "fastvit_sa12"),
+        ("RepViT-M0.9", "repvit", "repvit_m0_9"),
     ],
 )
 def test_members_of_shipped_spaces_are_listed_by_the_space(
     model: str, space: str, name: str
 ) -> None:
-    """Their counts against the authors' code are in tests/weights/test_published.py."""
+    """In their form in inference.
+
+    Their counts against the authors' code are in tests/weights.
+    """
     assert model not in reference_networks()
     for side in (224, 512):
-        arch = load_space(space).published[name].at(side)
-        layers = layers_of(model, side)
-        assert (sum(layer.params for layer in layers), sum(layer.macs for layer in layers)) == (
-            arch.params,
-            arch.macs,
+        operations = load_space(space).published[name].at(side).operations()
+        assert layers_of(model, side) == tuple(
+            layer for each in operations for layer in each.spec.deployed_layers(each.input)
         )
 
 
@@ -132,7 +122,7 @@ def test_the_recorded_file_is_what_the_script_writes() -> None:
 
 def test_a_recorded_network_has_the_layers_that_were_listed() -> None:
     networks = reference_networks()
-    assert len(recorded_layers()) > 56
+    assert len(recorded_layers()) > 48
     for (name, side), layers in recorded_layers().items():
         assert layers == networks[name](Shape(3, side, side))
 

@@ -199,8 +199,9 @@ class RepViTDownBlock(Block):
     def forward(self, x_bchw: Tensor) -> Tensor:
         x_bchw = self.mixing(x_bchw)
         x_bchw = x_bchw + self.before(x_bchw)
-        x_bchw = self.project(self.spatial(x_bchw))  # (B, width, H/2, W/2)
-        return x_bchw + self.ffn(x_bchw)
+        y_bchw: Tensor = self.project(self.spatial(x_bchw))  # (B, width, H/2, W/2)
+        y_bchw = y_bchw + self.ffn(y_bchw)
+        return y_bchw
 
 
 class RepViTHeadBlock(Block):
