@@ -416,6 +416,9 @@ def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
             f"extrapolated, so its error is larger: {named}"
             + (f"; and {more} more" if more > 0 else "")
         )
+    estimate = problem.table.device.estimate
+    if estimate is not None and estimate.accuracy_cost:
+        facts.append(estimate.accuracy_cost)
     if problem.table.device.precision == "int8":
         facts.append(
             "of networks in float32, while the latencies are of int8. nas export RUN --to"

@@ -199,7 +199,10 @@ class Profiled(BaseModel):
 
 @plain.dataclass(frozen=True)
 class Costs:
-    """The twelve costs of `nas.latency.cost_model`, in ms.
+    """The costs of `nas.latency.cost_model`, in ms: twelve, and further ones of neural units.
+
+    The further costs are paid on top of the twelve. They are 0 where a phone has too few figures
+    to tell them apart.
 
     Attributes:
         call: of one prediction, before any layer.
@@ -213,6 +216,16 @@ class Costs:
         layout: of one change of layout (transpose, reshape between maps and tokens).
         gelu, silu: of 10^6 values read or written by these activations; a sigmoid counts as a SiLU.
         linear: of 10^9 multiply-accumulates in the products of linear attention.
+        depthwise: of 10^9 multiply-accumulates in depthwise convolutions, which a unit of matrix
+            products cannot run.
+        depthwise_memory: of 10^6 activations that those move.
+        product: of 10^9 multiply-accumulates in the products of attention.
+        product_memory: of 10^6 activations that those move.
+        spill: of 10^6 activations that one layer moves beyond the first 10^6: they do not stay in
+            the memory on the unit.
+        transpose: of 10^6 activations read or written by a change of layout.
+        gather: of 10^6 activations read or written by a concatenation, a shift or a gather.
+        vector: of a layer over one position, as in squeeze-and-excitation.
     """
 
     call: float
@@ -227,6 +240,26 @@ class Costs:
     gelu: float
     silu: float
     linear: float
+    depthwise: float = 0.0
+    depthwise_memory: float = 0.0
+    product: float = 0.0
+    product_memory: float = 0.0
+    spill: float = 0.0
+    transpose: float = 0.0
+    gather: float = 0.0
+    vector: float = 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the costs by name, without further ones that are 0."""
+        optional = optional_costs()
+        return {
+            name: cost for name, cost in plain.asdict(self).items() if cost or name not in optional
+        }
+
+
+def optional_costs() -> tuple[str, ...]:
+    """Return the names of the further costs, which may be left out."""
+    return tuple(entry.name for entry in fields(Costs) if entry.default is not plain.MISSING)
 
 
 class EstimateInfo(BaseModel):
@@ -234,7 +267,7 @@ class EstimateInfo(BaseModel):
 
     These keys are read where they exist: `costs_ms` (prices what has no row), `dense` (the error of
     prices at dense sizes), `largest_resolution` (of the fitted networks), `leave_one_family_out`,
-    and `adjusted` (a calibration).
+    `adjusted` (a calibration) and `accuracy_cost` (of the precision, in words).
 
     Attributes:
         method: in words.
@@ -273,14 +306,15 @@ class EstimateInfo(BaseModel):
         if not costs:
             return None
         known = [entry.name for entry in fields(Costs)]
-        for name in [*known, *costs]:
+        needed = [name for name in known if name not in optional_costs()]
+        for name in [*needed, *costs]:
             value = costs.get(name)
             if name not in known or not isinstance(value, float | int) or not 0 <= value < inf:
                 raise ValueError(
                     f"costs_ms.{name}: expected the costs {', '.join(known)}, each a number, 0 or"
                     f" more (got {value!r})"
                 )
-        return Costs(**{name: float(costs[name]) for name in known})
+        return Costs(**{name: float(cost) for name, cost in costs.items()})
 
     @property
     def calibrated_error(self) -> float | None:
@@ -307,6 +341,11 @@ class EstimateInfo(BaseModel):
         largest = (self.model_extra or {}).get("largest_resolution", 0)
         beyond = resolution[0] * resolution[1] > largest**2
         return float(self._more("dense").get("extra", 0.0)) if dense or beyond else 0.0
+
+    @property
+    def accuracy_cost(self) -> str:
+        """Return what the table's precision costs in accuracy where published; "" where unknown."""
+        return str((self.model_extra or {}).get("accuracy_cost", ""))
 
     @property
     def source(self) -> str:

@@ -1,4 +1,6 @@
-"""Price layers by twelve physical costs, for tables that lack a row and for `nas.latency.estimate`.
+"""Price layers by twelve physical costs, and by further ones of neural units.
+
+Tables that lack a row and `nas.latency.estimate` call it.
 
 `estimate` fits the costs to published latencies; `LatencyTable` prices operations with them.
 
@@ -14,7 +16,10 @@ A network takes one call and the sum of its layers:
 - GELU and SiLU move values at costs of their own: next to nothing on a neural engine, much on a
   processor. Other activations and batch norm are fused into their neighbours and are free.
 
-The twelve costs are positive, and are the same set for neural engines and processors.
+The twelve costs are positive, and are the same set for neural engines and processors. A neural unit
+with many published networks has further costs on top (`Costs`): it has a unit of matrix products
+that runs neither depthwise convolutions nor the small products of attention well, and a memory of
+its own that large activations do not fit.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.blocks import Layer
-from nas.devices.info import Costs
+from nas.devices.info import Costs, optional_costs
 
 Floats = NDArray[np.float64]
 
@@ -63,13 +68,18 @@ ACTIVATION: dict[str, Behaviour] = {
 """Behaviour of each activation; those without an exponential take next to nothing everywhere."""
 
 
+ON_CHIP = 1.0
+"""Millions of activations that one layer may move before some of them spill from the memory on the
+unit (2 MB in float16; Hexagon units of 2023 to 2025 have 8 MB, which several layers share)."""
+
+
 @dataclass(frozen=True)
 class Demand:
     """The work in a list of layers, in the units of `Costs`.
 
     Attributes:
         kernels: (layers, 2), 10^9 MACs and 10^6 weights of each layer that multiplies.
-        counts: (12,), the amount of each cost of `Costs` that is paid on top. It is 0 for compute
+        counts: (costs,), the amount of each cost of `Costs` that is paid on top. It is 0 for compute
             and weights, which `kernels` pays.
     """
 
@@ -77,7 +87,7 @@ class Demand:
     counts: Floats
 
     def ms(self, costs: Floats) -> float:
-        """Return the latency in ms under these costs, (12,), in the order of `Costs`."""
+        """Return the latency in ms under these costs, (costs,), in the order of `Costs`."""
         # The roofline of each layer: arithmetic (costs[1], compute) and the reading of weights
         # (costs[2], weights) overlap, so the longer one counts.
         longer = np.maximum(self.kernels[:, 0] * costs[1], self.kernels[:, 1] * costs[2])
@@ -91,10 +101,12 @@ def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
     moved = dict.fromkeys(get_args(Behaviour), 0.0)
     met = dict.fromkeys(get_args(Behaviour), 0)
     products = 0.0
+    further = dict.fromkeys(optional_costs(), 0.0)
     for layer in layers:
         behaviour = _behaviour(layer)
         moved[behaviour] += (layer.read + layer.written) / 1e6
         met[behaviour] += 1
+        _add_further(further, layer, behaviour)
         if behaviour == "kernel":
             kernels.append((layer.macs / 1e9, layer.params / 1e6))
         elif behaviour == "linear":
@@ -112,8 +124,26 @@ def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
         gelu=moved["gelu"],
         silu=moved["silu"],
         linear=products,
+        **further,
     )
     return Demand(np.array(kernels), np.array(astuple(paid), dtype=float))
+
+
+def _add_further(further: dict[str, float], layer: Layer, behaviour: Behaviour) -> None:
+    """Add what a layer takes of the further costs."""
+    moved = (layer.read + layer.written) / 1e6
+    if behaviour == "kernel":
+        for kind, cost in (("depthwise", "depthwise"), ("matmul", "product")):
+            if layer.kind == kind:
+                further[cost] += layer.macs / 1e9
+                further[f"{cost}_memory"] += moved
+        # The products of attention and depthwise layers have a cost of their own for what they move.
+        if layer.kind not in ("depthwise", "matmul"):
+            further["spill"] += max(0.0, moved - ON_CHIP)
+            # One multiply-accumulate or less per parameter: the layer has one position.
+            further["vector"] += layer.macs <= layer.params
+    elif behaviour == "layout":
+        further["gather" if layer.kind == "gather" else "transpose"] += moved
 
 
 def _behaviour(layer: Layer) -> Behaviour:

@@ -34,8 +34,13 @@ BOUNDS = {
     "iphone12": (7, 0.99, 8),
     "iphone13": (9.5, 0.98, 13),
     "iphone14": (12, 0.95, 21),
-    "galaxy-s24": (10.5, 0.95, 21),
-    "galaxy-s25": (12, 0.94, 26),
+    "galaxy-s24": (10, 0.99, 14),
+    "galaxy-s24-int8": (18, 0.95, 19),
+    "galaxy-s25": (10.5, 0.99, 12),
+    "galaxy-s25-int8": (18, 0.95, 18),
+    "galaxy-s26": (12, 0.99, 18),
+    "galaxy-s26-int8": (18, 0.94, 18),
+    "snapdragon-7gen4-int8": (17, 0.94, 16),
     "snapdragon-8gen1": (6, 0.99, 60),
 }
 SPACES = tuple(name for name in space_names() if load_space(name).published)

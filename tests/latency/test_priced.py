@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nas import resources
 from nas.blocks import FPNHead, Operation, Shape, parse
 from nas.errors import InputError
+from nas.files import YamlFile
 from nas.latency import LatencyTable, MissingRows, load_table, table_names
 from nas.latency import table as table_module
 from nas.latency.rows import PROVENANCES, read_rows, worst
@@ -84,6 +85,9 @@ def test_every_shipped_table_answers_for_every_space(space: str, device: str, ch
 @pytest.mark.parametrize("space", SPACES)
 def test_members_at_their_own_size_need_no_price(space: str, device: str) -> None:
     table = shipped(device)
+    assert table.path is not None
+    if space not in YamlFile(table.path / "estimate.yaml").data["spaces"]:
+        pytest.skip(f"the table of {device} has no rows of {space}")
     for member in load_space(space).published.values():
         estimate = table.predict(member)
         assert estimate.priced == 0 and {bar.provenance for bar in estimate.breakdown} == {

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from record_layer_lists import layer_lists
 from reference_networks import reference_networks
+from reference_networks.traced import traced_networks
 
 import nas
 from nas.blocks import Shape
 from nas.errors import InputError
 from nas.latency.estimate.layer_lists import PATH, recorded_layers
+from nas.latency.estimate.layer_lists import TRACED as TRACED_PATH
 from nas.latency.estimate.published_latencies import layers_of
 from nas.space import load_space
 
@@ -71,6 +73,26 @@ KNOWN = {
 }
 
 
+TRACED = {
+    "ConvNeXtV2-B": (88.72, 15.38),
+    "DenseNet-121": (7.98, 2.83),
+    "DLA-102-X": (26.31, 5.89),
+    "EfficientNet-Lite4@300": (13.01, 2.55),
+    "GoogLeNet": (6.62, 1.50),
+    "Inception-v3@299": (23.83, 5.71),
+    "NASNet-A-Large@331": (88.75, 23.89),
+    "RegNetX-3.2GF": (15.30, 3.20),
+    "RegNetY-800MF": (6.26, 0.81),
+    "ResNeXt101-32x8d": (88.79, 16.41),
+    "ResNeXt50-32x4d": (25.03, 4.23),
+    "Swin-B": (87.77, 15.43),
+    "Swin-S": (49.61, 8.74),
+    "Swin-T": (28.29, 4.49),
+    "SwinV2-B": (87.93, 17.0),
+    "WideResNet50-2": (68.88, 11.40),
+}
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_parameters_and_macs_are_the_known_ones(name: str) -> None:
     model, _, side = name.partition("@")
@@ -124,7 +146,34 @@ def test_a_recorded_network_has_the_layers_that_were_listed() -> None:
     networks = reference_networks()
     assert len(recorded_layers()) > 48
     for (name, side), layers in recorded_layers().items():
-        assert layers == networks[name](Shape(3, side, side))
+        if name not in traced_networks():
+            assert layers == networks[name](Shape(3, side, side))
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_traced_networks_have_the_published_parameters_and_macs(name: str) -> None:
+    """Parameters in millions and MACs in 10^9, as torchvision and timm publish them."""
+    model, _, side = name.partition("@")
+    layers = recorded_layers()[model, int(side or 224)]
+    params, macs = TRACED[name]
+    # Tables of positions in transformers are no part of a layer.
+    assert sum(layer.params for layer in layers) / 1e6 == pytest.approx(params, rel=0.02)
+    assert sum(layer.macs for layer in layers) / 1e9 == pytest.approx(macs, rel=0.04)
+
+
+def test_every_traced_network_is_checked() -> None:
+    assert {name.partition("@")[0] for name in TRACED} == set(traced_networks())
+
+
+def test_the_file_of_traced_networks_is_what_the_script_writes() -> None:
+    try:
+        import timm  # noqa: F401
+        import torchvision  # noqa: F401
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"torchvision or timm cannot be imported here: {error}")
+    from record_traced_layers import traced_layer_lists
+
+    assert traced_layer_lists().encode() == TRACED_PATH.read_bytes()
 
 
 @pytest.mark.parametrize(("name", "side"), [("ResNet50", 223), ("ResNet51", 224)])

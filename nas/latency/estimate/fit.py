@@ -34,13 +34,13 @@ def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Cost
     """Return the costs with the least squared relative errors.
 
     Each error is relative to the whole network's latency. Most phones have too few figures for
-    twelve costs. So the fit starts at the prior (the costs of an older or newer phone, or rough
+    so many costs. So the fit starts at the prior (the costs of an older or newer phone, or rough
     numbers), and departures from the prior count as errors. Where figures say nothing, the prior
     stays.
 
     Args:
         observations: of whole networks and of parts.
-        prior: presumed costs, each positive.
+        prior: presumed costs, each positive, or 0 for one that is not fitted.
         trust: weight of the prior. With 0.1 a cost e times its prior weighs as much as an error of
             10 % in one network.
     """
@@ -48,7 +48,10 @@ def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Cost
 
     weights = np.array([1 / seen.whole_ms for seen in observations])
     figures = np.array([seen.ms for seen in observations])
-    start = np.log(astuple(prior))
+    known = np.array(astuple(prior))
+    # A cost of 0 in the prior is one that the phone's figures cannot tell apart: it stays 0.
+    fitted = np.flatnonzero(known)
+    start = np.log(known[fitted])
     # The layers of all observations in one array, (layers, 2), for speed. `firsts` are the indices
     # at which observations begin; `reduceat` sums from one to the next. `demand` gives each at
     # least one row, without which `reduceat` would take the next observation's.
@@ -56,13 +59,31 @@ def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Cost
     firsts = np.cumsum([0, *(len(seen.demand.kernels) for seen in observations[:-1])])
     counts = np.array([seen.demand.counts for seen in observations])
 
+    def spread(logarithms: Floats) -> Floats:
+        costs = np.zeros_like(known)
+        costs[fitted] = np.exp(logarithms)
+        return costs
+
     def errors(logarithms: Floats) -> Floats:
-        costs = np.exp(logarithms)
+        costs = spread(logarithms)
         # As `Demand.ms`.
         longer = np.maximum(kernels[:, 0] * costs[1], kernels[:, 1] * costs[2])
         predicted = np.add.reduceat(longer, firsts) + counts @ costs
         return np.concatenate([weights * (predicted - figures), trust * (logarithms - start)])
 
+    def slopes(logarithms: Floats) -> Floats:
+        """Return the derivatives of `errors`, (errors, fitted costs)."""
+        costs = spread(logarithms)
+        by_cost = counts * costs
+        arithmetic = kernels[:, 0] * costs[1]
+        reading = kernels[:, 1] * costs[2]
+        computes = arithmetic >= reading
+        by_cost[:, 1] += np.add.reduceat(arithmetic * computes, firsts)
+        by_cost[:, 2] += np.add.reduceat(reading * ~computes, firsts)
+        own = weights[:, None] * by_cost[:, fitted]
+        return np.concatenate([own, trust * np.eye(len(fitted))])
+
     # In logarithms no cost can be negative. The prior's weight bounds costs without figures.
-    solution = least_squares(errors, start, xtol=1e-12, ftol=1e-12)
-    return Costs(*(float(cost) for cost in np.exp(solution.x)))
+    solution = least_squares(errors, start, jac=slopes, xtol=1e-12, ftol=1e-12)
+    known[fitted] = np.exp(solution.x)
+    return Costs(*(float(cost) for cost in known))

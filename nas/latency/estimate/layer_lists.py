@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from nas.blocks import Layer
@@ -12,6 +13,8 @@ from nas.errors import InputError
 
 PATH = Path(__file__).with_suffix(".csv")
 """File of each network at each resolution in `latency_tables/*/published.csv`, a line per layer."""
+TRACED = Path(__file__).with_name("traced_layer_lists.csv")
+"""The same of networks of torchvision and timm (`scripts/record_traced_layers.py`)."""
 RECORD = "python scripts/record_layer_lists.py"
 COUNTS = ("macs", "params", "read", "written")
 COLUMNS = ("network", "resolution", "kind", "name", *COUNTS)
@@ -37,17 +40,17 @@ def layer_list(network: str, resolution: int) -> tuple[Layer, ...]:
 def recorded_layers() -> dict[tuple[str, int], tuple[Layer, ...]]:
     """Return the layers of all recorded networks, by network and resolution."""
     lists: dict[tuple[str, int], list[Layer]] = {}
-    for network, resolution, layer in _lines():
+    for network, resolution, layer in chain(_lines(PATH), _lines(TRACED)):
         lists.setdefault((network, resolution), []).append(layer)
     return {key: tuple(layers) for key, layers in lists.items()}
 
 
-def _lines() -> Iterator[tuple[str, int, Layer]]:
-    """Yield network, resolution and layer of each line."""
-    for number, row in read_records(PATH, required=COLUMNS):
+def _lines(path: Path) -> Iterator[tuple[str, int, Layer]]:
+    """Yield network, resolution and layer of each line of a file."""
+    for number, row in read_records(path, required=COLUMNS):
         try:
             counts = {name: int(row[name]) for name in COUNTS}
             layer = Layer(kind=row["kind"], name=row["name"], **counts)
             yield row["network"], int(row["resolution"]), layer
         except ValueError as error:
-            raise InputError(f"{PATH}:{number}: {error}. Fix: {RECORD}") from None
+            raise InputError(f"{path}:{number}: {error}. Fix: {RECORD}") from None

@@ -35,7 +35,7 @@ from __future__ import annotations
 import datetime
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from math import sqrt
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,13 @@ from scipy.stats import spearmanr
 
 from nas import resources
 from nas.blocks import Operation
-from nas.devices.info import Costs, EstimateInfo, load_device_info, make_device_info
+from nas.devices.info import (
+    Costs,
+    EstimateInfo,
+    load_device_info,
+    make_device_info,
+    optional_costs,
+)
 from nas.errors import NasError
 from nas.files import YamlFile
 from nas.latency.cost_model import Floats, price
@@ -62,6 +68,14 @@ from nas.space import load_space, published_member
 from nas.space.operations import space_operations
 
 FORMAT = "nas-estimate-1"
+WORDS = {False: "twelve physical costs", True: "physical costs (twelve, and further ones)"}
+"""The costs of a phone in words, by whether it has further ones."""
+FURTHER = (
+    "; on top, of 10^9 multiply-accumulates in depthwise convolutions and of 10^6 activations that"
+    " these move, of the same in products of attention, of 10^6 activations of a layer beyond its"
+    " first 10^6, of 10^6 activations in a transpose and in a concatenation or gather, of a layer"
+    " over one position"
+)
 OUTLIER_SIGMAS = 3.0
 """Distance of an outlier in robust standard deviations (1.4826 median absolute deviations)."""
 
@@ -106,7 +120,10 @@ class Phone:
         prior = self.prior.costs(model, family) if isinstance(self.prior, Phone) else self.prior
         seen = (one for network in self.networks for one in network.seen)
         known = [one for one in seen if one.model != model and one.family != family]
-        return fit(known, prior, self.recipe.data["trust"])
+        # Arithmetic of another precision is faster all over: `prior_scale` says by how much.
+        scale = float(self.recipe.data.get("prior_scale", 1.0))
+        scaled = Costs(*(scale * cost for cost in astuple(prior)))
+        return fit(known, scaled, self.recipe.data["trust"])
 
 
 def read_phone(folder: Path) -> Phone:
@@ -144,6 +161,9 @@ def estimate(folder: Path) -> LatencyTable:
     report |= {"outliers": outliers(left_out)} | _dense_report(
         phone, costs, folder, report["leave_one_out_mape"]
     )
+    # What the precision costs in accuracy is a published fact; nothing is fitted to it.
+    if "accuracy_cost" in recipe.data:
+        report["accuracy_cost"] = str(recipe.data["accuracy_cost"])
     figures = ", ".join(
         f"{folder.name}/{path.name}" for path in sorted(folder.glob("[bp]*.csv"), reverse=True)
     )
@@ -215,12 +235,13 @@ def _prior(recipe: YamlFile, folder: Path) -> Phone | Costs:
             )
         return read_phone(other)
     known = [field.name for field in fields(Costs)]
-    for name in [*known, *prior]:
+    needed = [name for name in known if name not in optional_costs()]
+    for name in [*needed, *prior]:
         if name not in known or not isinstance(prior.get(name), float | int) or not prior[name] > 0:
             raise recipe.error(
                 ["prior"], f"{name}: expected the costs {', '.join(known)}, each a positive number"
             )
-    return Costs(**{name: float(prior[name]) for name in known})
+    return Costs(**{name: float(cost) for name, cost in prior.items()})
 
 
 def leave_out(phone: Phone, costs: Costs) -> list[LeftOut]:
@@ -328,7 +349,7 @@ def _report(
     by_model = _errors(left_out, "model_unknown")
     return {
         "method": (
-            "twelve physical costs fitted to published networks; made by: python -m"
+            f"{WORDS[bool(costs.depthwise)]} fitted to published networks; made by: python -m"
             " nas.latency.estimate.run DEVICE (the same figures give the same table; the method is"
             " described in that module)"
         ),
@@ -336,16 +357,18 @@ def _report(
         "trust": phone.recipe.data["trust"],
         "leave_one_out_mape": by_model["mape"],
         "leave_one_out": by_model,
-        "leave_one_out_members": _errors(members, "model_unknown"),
-        "leave_one_family_out_members": _errors(members, "family_unknown"),
+        # Where no member of a shipped space was published, there is no error of members.
+        **({"leave_one_out_members": _errors(members, "model_unknown")} if members else {}),
+        **({"leave_one_family_out_members": _errors(members, "family_unknown")} if members else {}),
         "leave_one_family_out": _errors(left_out, "family_unknown"),
         "fit": _errors(left_out, "known"),
-        "costs_ms": asdict(costs),
+        "costs_ms": costs.to_dict(),
         "costs_are": (
             "ms of a call, of 10^9 multiply-accumulates, of 10^6 weights read, of 10^6 activations"
             " moved, of starting a layer, of 10^6 values in element-wise, layer norm and softmax"
             " layers, of a change of layout, of 10^6 values in GELU and SiLU, of 10^9"
             " multiply-accumulates in the products of linear attention"
+            + (FURTHER if costs.depthwise else "")
         ),
         "percentiles": {"p10": round(spread[0], 4), "p90": round(spread[1], 4)},
         "percentiles_are": (
