@@ -70,9 +70,17 @@ def test_train_search_and_finetune_on_scenes_of_digits(tmp_path: Path) -> None:
     figure = accuracy["test"][accuracy["weights"]]
     assert accuracy["metric"] == "miou" and figure["standard_error"] > 0
     assert set(figure["by_class"]) == {"background", *"0123456789"}
-    # All background would have 8.
+    # All background would have 7.
     assert figure["accuracy"] > accuracy["held_out"]["start"]["accuracy"] - 5
     assert figure["accuracy"] > 8.5
+    exported = document(tmp_path, f"export run {DATA} --to onnx --output labels")
+    files = exported["targets"]["onnx"]
+    assert files["differences"]["real"]["top1_agreement"] > 99
+    assert files["accuracy"]["metric"] == "miou"
+    assert files["accuracy"]["before"] == pytest.approx(figure["accuracy"], abs=0.1)
+    assert files["accuracy"]["after"] == pytest.approx(figure["accuracy"], abs=0.5)
+    run(tmp_path, "report run")
+    assert "IoU of each class" in (tmp_path / "run/report.html").read_text()
     # Evidence of another metric is refused where it would be mixed with top-1.
     refused = run(
         tmp_path,
