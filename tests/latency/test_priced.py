@@ -29,7 +29,7 @@ SHIPPED = [
 SPACES = list(space_names())
 CHANGES = {
     "own classes": lambda arch: arch.at(classes=3),
-    "another size": lambda arch: arch.at(256),
+    "another size": lambda arch: arch.at(320),
     "segmentation": lambda arch: arch.with_head(FPNHead(19)).at((512, 1024)),
 }
 
