@@ -79,7 +79,10 @@ def test_a_damaged_part_is_named(package: Path, damage: str) -> None:
     packed(package)
     part = package / "Data" / "weights" / f"weight.bin{SUFFIX}"
     part.write_bytes(part.read_bytes()[:-20] if damage == "cut" else b"garbage")
-    with pytest.raises(InputError, match=r"weight\.bin\.gz: is damaged .*Fix: copy it again"), unpacked(package):
+    with (
+        pytest.raises(InputError, match=r"weight\.bin\.gz: is damaged .*Fix: copy it again"),
+        unpacked(package),
+    ):
         raise AssertionError("not reached")
 
 
