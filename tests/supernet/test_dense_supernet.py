@@ -51,8 +51,11 @@ def lively(space: Space) -> Supernet:
     """Return a supernet whose scales, biases and norms differ from one another."""
     torch.manual_seed(0)
     supernet = Supernet(space)
-    for tensor in supernet.parameters():
-        if tensor.dim() == 1:
+    for name, tensor in supernet.named_parameters():
+        # Biases above all scores would make every member answer with one class.
+        if name.endswith("classifier.bias"):
+            tensor.zero_()
+        elif tensor.dim() == 1:
             tensor.uniform_(0.3, 1.2)
     return supernet.eval()
 
