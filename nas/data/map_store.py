@@ -494,8 +494,6 @@ def _link(path: Path, other: Path) -> None:
 
 def _runs(kept: NDArray[np.int64], longest: int) -> Iterator[tuple[int, int]]:
     """Yield ranges of consecutive numbers as (first, count), none longer than `longest`."""
-    if not len(kept):
-        return
     ends = np.flatnonzero(np.diff(kept) != 1) + 1
     for start, stop in zip([0, *ends], [*ends, len(kept)], strict=True):
         for first in range(int(start), int(stop), longest):

@@ -388,16 +388,8 @@ class LatencyTable:
         )
         if known is not None:
             named += f" (the device cannot run it: {known})"
-        command = shlex.join(
-            [
-                "nas",
-                "profile",
-                "--space",
-                space or "SPACE",
-                *device_options(self.device),
-                *self._out(),
-            ]
-        )
+        words = ["nas", "profile", "--space", space or "SPACE"]
+        command = shlex.join([*words, *device_options(self.device), *self._out()])
         return MissingRows(f"{where}: no row for {named}. Fix: {command}", tuple(missing))
 
     def _out(self) -> list[str]:
