@@ -80,6 +80,8 @@ class Here:
         except Exception as error:
             raise OperationFailed(f"{type(error).__name__}: {error}") from None
 
+    ask_again = ask  # this process is not ended from outside
+
     def close(self) -> None:
         pass
 
