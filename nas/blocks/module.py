@@ -107,6 +107,8 @@ class Block(nn.Module):
         without_gradient: parameters that get no gradient, because the output does not depend on
             them. An example is one that adds the same to all scores of a query, which the softmax
             removes. `nas.testing.blocks` uses it.
+        undropped: parts of a position's block that are no branches, so that drop path leaves them
+            in, as the authors do. `tests/blocks/test_drop_path.py` uses it.
         built_from: the spec and the input shape.
         takes_grid: of a block on tokens, whether its `forward` takes height and width of the
             tokens' grid as a second argument. One that does not must have the aspect ratio that it
@@ -117,6 +119,7 @@ class Block(nn.Module):
     published: ClassVar[Published] = {}
     float_parts: ClassVar[tuple[type[nn.Module], ...]] = ()
     without_gradient: ClassVar[tuple[str, ...]] = ()
+    undropped: ClassVar[tuple[str, ...]] = ()
     built_from: tuple[BlockSpec, Shape] | None = None
     takes_grid: ClassVar[bool] = False
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from nas.blocks import Operation
 from nas.blocks.build import build_block
 from nas.blocks.drop_path import MOST_BRANCHES, DropPath, block_factors, dropping
-from nas.network import build, checkpointing
-from nas.space import load_space, space_names
+from nas.network import Network, build, checkpointing
+from nas.space import Architecture, load_space, space_names
 from nas.space.place import Place
 from nas.supernet.choices import GumbelSoftmax
 from nas.supernet.supernet import Supernet
@@ -80,6 +80,7 @@ POSITIONS = dict(position_operations())
 
 @pytest.mark.parametrize("name", POSITIONS)
 def test_a_block_without_its_branches_is_the_identity(name: str) -> None:
+    """Or its parts that are no branches: then nothing else decides about the output."""
     operation = POSITIONS[name]
     torch.manual_seed(0)
     block = build_block(operation.spec, operation.input).train()
@@ -91,12 +92,31 @@ def test_a_block_without_its_branches_is_the_identity(name: str) -> None:
         factors[:, 1] = 0
         with block_factors(factors):
             kept = block(x)
-        assert torch.equal(kept[1], x[1])
+        for part, parameter in block.named_parameters():
+            if part.partition(".")[0] not in block.undropped:
+                parameter.add_(torch.randn_like(parameter))
+        with block_factors(factors):
+            changed = block(x)
+        assert torch.equal(kept[1], changed[1])
+        assert torch.equal(kept[1], x[1]) != bool(
+            {part.partition(".")[0] for part, _ in block.named_parameters()} & set(block.undropped)
+        )
         assert not torch.equal(kept[0], x[0]) and not torch.equal(kept[2], x[2])
+        assert not torch.equal(kept[0], changed[0])
         # In eval mode, as it is exported, nothing is left out.
         block.eval()
         with block_factors(torch.zeros(MOST_BRANCHES, 3)):
             assert torch.equal(block(x), block(x)) and not torch.equal(block(x), x)
+
+
+@torch.no_grad()
+def lively(arch: Architecture) -> Network:
+    """Return a network in which every branch adds something: scales may be 0 at first."""
+    torch.manual_seed(0)
+    network = build(arch).train()
+    for parameter in network.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    return network
 
 
 def logits(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
@@ -110,8 +130,7 @@ def test_a_network_leaves_out_the_same_branches_when_it_computes_again(name: str
     gradients = []
     outputs = []
     for recompute in (False, True):
-        torch.manual_seed(0)
-        network = build(arch).train()
+        network = lively(arch)
         with dropping(DropPath(0.5, 1, 6, 0, 6)):
             if recompute:
                 with checkpointing():
@@ -125,8 +144,7 @@ def test_a_network_leaves_out_the_same_branches_when_it_computes_again(name: str
     assert torch.equal(outputs[0], outputs[1])
     for ours, theirs in zip(*gradients, strict=True):
         assert ours is theirs is None or torch.equal(ours, theirs)
-    torch.manual_seed(0)
-    assert not torch.equal(logits(build(arch).train()(x)), outputs[0])
+    assert not torch.equal(logits(lively(arch)(x)), outputs[0])
 
 
 def test_no_branch_is_left_out_in_eval_mode_or_without_gradients() -> None:

@@ -160,7 +160,7 @@ SPACES = [
     "options",
     [
         ["--classes", "3"],
-        ["--resolution", "256"],
+        ["--resolution", "320"],
         ["--resolution", "512x1024", "--segment", "19"],
         [],
     ],

@@ -232,6 +232,8 @@ class RepMixerBlock(Block):
         }
     }
 
+    undropped: ClassVar[tuple[str, ...]] = ("mixing",)
+
     def __init__(self, spec: RepMixer, shape: Shape) -> None:
         super().__init__()
         self.mixing = TokenMixing(shape.channels, spec.kernel)
@@ -270,6 +272,8 @@ class FastViTAttentionBlock(Block):
             "ffn.scale": "layer_scale_2.gamma",
         }
     }
+
+    undropped: ClassVar[tuple[str, ...]] = ("encoding",)
 
     def __init__(self, spec: FastViTAttention, shape: Shape) -> None:
         super().__init__()

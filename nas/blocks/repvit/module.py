@@ -149,6 +149,8 @@ class RepViTBlockBlock(Block):
         }
     }
 
+    undropped: ClassVar[tuple[str, ...]] = ("mixing", "gate")
+
     def __init__(self, spec: RepViTBlock, shape: Shape) -> None:
         super().__init__()
         channels = shape.channels
