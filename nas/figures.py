@@ -113,8 +113,9 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 _ENGINE = """\
-import json, sys
+import sys
 sys.path.pop(0)  # the working directory: a file of the user's there must not be imported
+import json
 import vl_convert
 vl_convert.vegalite_to_svg({"data": {"values": []}, "mark": "point"})
 for line in sys.stdin.buffer:

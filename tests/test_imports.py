@@ -92,3 +92,9 @@ def test_every_module_can_be_imported_first() -> None:
         [sys.executable, "-c", script, *chosen], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == [], result.stderr[-2000:]
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """Pytest imports them by their names alone, and leaves the second one out with an error."""
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

@@ -8,8 +8,9 @@ import pytest
 
 from nas.blocks import SPECS, Operation
 from nas.convert import litert_int8
+from nas.convert.chain import EMPTY
 from nas.devices.board.runner.timer import load
-from nas.latency.profile.operation_timing import EMPTY, chains
+from nas.latency.profile.operation_timing import chains
 from nas.testing.blocks import examples
 
 pytestmark = pytest.mark.slow
