@@ -389,6 +389,14 @@ def require(condition: bool, reason: str) -> None:
         raise ValueError(reason)
 
 
+def require_activation(activation: str) -> None:
+    """Raise ValueError unless there is an activation function of this name."""
+    require(
+        activation in ACTIVATIONS,
+        f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}",
+    )
+
+
 @dataclass(frozen=True)
 class Operation:
     """One child module of the network, one row of a latency table, one bar of a breakdown.

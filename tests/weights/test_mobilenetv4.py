@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import seeded
 import torch
+from recorded import assert_recorded
 from torch import Tensor, nn
 
 import nas
@@ -83,29 +82,12 @@ def test_products_of_attention_are_those_of_timm(name: str, side: int) -> None:
     assert f"{products / 1e9:.4f}" == f"{PRODUCTS[name, side]:.4f}"
 
 
-@torch.no_grad()
 @EVERY_MEMBER
 def test_output_equals_timms(name: str) -> None:
     """Before and after what only training needs is folded away."""
-    with torch.device("meta"):
-        net = nas.build(SPACE.published[name]).eval()
-    net = net.to_empty(device="cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert nas.import_weights(net, checkpoint(name)) == "mobilenetv4/timm"
-    recorded = np.load(FOLDER / f"{name}.timm.npz", allow_pickle=False)
-    images = seeded.images((2, 3, 224, 224))
-    features = net.forward_features(images)
-    for index, feature in enumerate(features, start=1):
-        values = feature.flatten().numpy()
-        expected = recorded[f"stage{index}_samples"]
-        samples = values[:: values.size // expected.size][: expected.size]
-        np.testing.assert_allclose(samples, expected, rtol=1e-5, atol=1e-5)
-    logits = net.head(features[-1]).numpy()
-    np.testing.assert_allclose(logits, recorded["logits"], rtol=0, atol=1e-5)
-    assert recorded["logits"].std() > 0.01
-    folded = fold(net.deploy())(images).numpy()
-    np.testing.assert_allclose(folded, recorded["logits"], rtol=0, atol=1e-5)
+    assert_recorded(
+        SPACE.published[name], checkpoint(name), "mobilenetv4/timm", FOLDER / f"{name}.timm.npz"
+    )
 
 
 @EVERY_MEMBER

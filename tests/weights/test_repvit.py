@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 import seeded
 import torch
+from recorded import assert_recorded
 from torch import Tensor, nn
 
 import nas
@@ -49,29 +48,12 @@ def test_counts_are_those_of_timm_in_both_forms(name: str) -> None:
     assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
 
 
-@torch.no_grad()
 @EVERY_MEMBER
 def test_output_equals_timms(name: str) -> None:
     """As trained, and in inference, where every branch is one convolution."""
-    with torch.device("meta"):
-        net = nas.build(SPACE.published[name]).eval()
-    net = net.to_empty(device="cpu")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert nas.import_weights(net, checkpoint(name)) == "repvit/timm"
-    recorded = np.load(FOLDER / f"{name}.timm.npz", allow_pickle=False)
-    images = seeded.images((2, 3, 224, 224))
-    features = net.forward_features(images)
-    for index, feature in enumerate(features, start=1):
-        values = feature.flatten().numpy()
-        expected = recorded[f"stage{index}_samples"]
-        samples = values[:: values.size // expected.size][: expected.size]
-        np.testing.assert_allclose(samples, expected, rtol=1e-5, atol=1e-5)
-    logits = net.head(features[-1]).numpy()
-    np.testing.assert_allclose(logits, recorded["logits"], rtol=0, atol=1e-5)
-    assert recorded["logits"].std() > 0.01
-    folded = fold(net.deploy())(images).numpy()
-    np.testing.assert_allclose(folded, logits, rtol=0, atol=1e-5)
+    assert_recorded(
+        SPACE.published[name], checkpoint(name), "repvit/timm", FOLDER / f"{name}.timm.npz"
+    )
 
 
 @EVERY_MEMBER

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     BlockSpec,
     EntrySpec,
@@ -17,6 +16,7 @@ from nas.blocks.spec import (
     Shape,
     Trace,
     require,
+    require_activation,
 )
 
 
@@ -82,10 +82,7 @@ class ConvStem(EntrySpec):
             self.width >= 2 and self.width % 2 == 0,
             f"width {self.width} must be a positive multiple of 2",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape)
@@ -133,10 +130,7 @@ class DSConv(BlockSpec):
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape)
@@ -167,10 +161,7 @@ class ResBlock(BlockSpec):
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = (
@@ -247,10 +238,7 @@ def _check_mbconv(spec: MBConv | MBConvDown) -> None:
         spec.kernel >= 1 and spec.kernel % 2 == 1,
         f"kernel {spec.kernel} must be odd, to keep the map's size",
     )
-    require(
-        spec.activation in ACTIVATIONS,
-        f"activation '{spec.activation}' is not one of {', '.join(ACTIVATIONS)}",
-    )
+    require_activation(spec.activation)
 
 
 def _trace_mbconv(spec: MBConv | MBConvDown, shape: Shape, width: int, stride: int) -> Trace:
@@ -328,10 +316,7 @@ def _check_fused_mbconv(spec: FusedMBConv | FusedMBConvDown) -> None:
         spec.kernel >= 1 and spec.kernel % 2 == 1,
         f"kernel {spec.kernel} must be odd, to keep the map's size",
     )
-    require(
-        spec.activation in ACTIVATIONS,
-        f"activation '{spec.activation}' is not one of {', '.join(ACTIVATIONS)}",
-    )
+    require_activation(spec.activation)
 
 
 def _trace_fused_mbconv(

@@ -24,6 +24,7 @@ from nas.blocks.module import (
     linear_axes,
     norm_axes,
 )
+from nas.blocks.prefixes import stage_prefixes
 
 _MLP = {
     "expand.conv": "mlp.fc1",
@@ -208,40 +209,15 @@ def official_prefixes(operations: Sequence[Operation]) -> dict[str, str]:
     Its `network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the head
     stand at the top.
     """
-    return _prefixes(
-        operations, stem="patch_embed", entry="network.{before}", block="network.{stage}.{index}"
+    return stage_prefixes(
+        operations, "network.{before}", "network.{stage}.{index}", stem="patch_embed"
     )
 
 
 def timm_prefixes(operations: Sequence[Operation]) -> dict[str, str]:
-    return _prefixes(
-        operations,
-        stem="stem",
-        entry="stages.{number}.downsample",
-        block="stages.{number}.blocks.{index}",
+    return stage_prefixes(
+        operations, "stages.{number}.downsample", "stages.{number}.blocks.{index}"
     )
-
-
-def _prefixes(operations: Sequence[Operation], stem: str, entry: str, block: str) -> dict[str, str]:
-    """Return the prefixes by operation, from templates.
-
-    Blocks are counted from 0 in their stage. The change of layout counts as one, so that the blocks
-    behind it shift.
-    """
-    prefixes = {"stem": stem, "head": ""}
-    number = 0
-    index = 0
-    for operation in operations:
-        if operation.name in prefixes:
-            continue
-        if operation.name.endswith("_entry"):
-            number = number + 1
-            index = 0
-            prefixes[operation.name] = entry.format(number=number, before=2 * number - 1)
-        else:
-            prefixes[operation.name] = block.format(number=number, stage=2 * number, index=index)
-            index += 1
-    return prefixes
 
 
 LAYOUTS = (

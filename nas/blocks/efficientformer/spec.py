@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     BlockSpec,
     Examples,
@@ -18,6 +17,7 @@ from nas.blocks.spec import (
     Shape,
     Trace,
     require,
+    require_activation,
 )
 
 
@@ -44,10 +44,7 @@ class MB4D(BlockSpec):
             self.pool >= 1 and self.pool % 2 == 1,
             f"pool {self.pool} must be odd, to keep the map's size",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         # Published code has X + s1 (Pool(X) - X), where Eq. 3 has X + Pool(X): the first `residual`
@@ -92,10 +89,7 @@ class MB3D(BlockSpec):
     def __post_init__(self) -> None:
         for name in ("heads", "key_dim", "value_ratio", "expansion"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     @property
     def value_dim(self) -> int:

@@ -24,6 +24,7 @@ from nas.blocks.module import (
     split_heads,
     within,
 )
+from nas.blocks.prefixes import stage_prefixes
 
 
 class ConvFFNBlock(Block):
@@ -245,34 +246,15 @@ def _official(operations: Sequence[Operation]) -> dict[str, str]:
     Its `network` alternates stages (0, 2, 4, 6) and embeddings (1, 3, 5); the stem and the head
     stand at the top.
     """
-    return _prefixes(
-        operations, stem="patch_embed", entry="network.{before}", block="network.{stage}.{index}"
+    return stage_prefixes(
+        operations, "network.{before}", "network.{stage}.{index}", stem="patch_embed"
     )
 
 
 def _timm(operations: Sequence[Operation]) -> dict[str, str]:
-    return _prefixes(
-        operations,
-        stem="stem",
-        entry="stages.{number}.downsample",
-        block="stages.{number}.blocks.{index}",
+    return stage_prefixes(
+        operations, "stages.{number}.downsample", "stages.{number}.blocks.{index}"
     )
-
-
-def _prefixes(operations: Sequence[Operation], stem: str, entry: str, block: str) -> dict[str, str]:
-    """Return the prefixes by operation, from templates; stages and blocks are counted from 0."""
-    prefixes = {"stem": stem, "head": ""}
-    number = 0
-    index = 0
-    for operation in operations:
-        if operation.name.endswith("_entry"):
-            number = number + 1
-            index = 0
-            prefixes[operation.name] = entry.format(number=number, before=2 * number - 1)
-        elif operation.name not in prefixes:
-            prefixes[operation.name] = block.format(number=number, stage=2 * number, index=index)
-            index += 1
-    return prefixes
 
 
 def _flat_scales(operation: Operation, name: str, value: Tensor) -> Tensor:

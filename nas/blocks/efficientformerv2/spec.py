@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     BlockSpec,
     EntrySpec,
@@ -17,6 +16,7 @@ from nas.blocks.spec import (
     Shape,
     Trace,
     require,
+    require_activation,
     softmax_attention,
 )
 
@@ -48,10 +48,7 @@ class ConvFFN(BlockSpec):
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         hidden = self.expansion * shape.channels
@@ -186,10 +183,7 @@ class DualPathEmbedding(EntrySpec):
     def __post_init__(self) -> None:
         for name in ("width", "heads", "key_dim", "value_ratio"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     @property
     def value_dim(self) -> int:

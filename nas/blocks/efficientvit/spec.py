@@ -7,7 +7,6 @@ from typing import ClassVar, Literal, get_args
 
 from nas.blocks.common.spec import DSConv, MBConv, ResBlock
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     BlockSpec,
     EntrySpec,
@@ -18,6 +17,7 @@ from nas.blocks.spec import (
     Shape,
     Trace,
     require,
+    require_activation,
 )
 
 StemBlock = Literal["dsconv", "res_block"]
@@ -51,10 +51,7 @@ class EfficientViTStem(EntrySpec):
             self.block in get_args(StemBlock),
             f"block '{self.block}' is not one of {', '.join(get_args(StemBlock))}",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     @property
     def residual(self) -> DSConv | ResBlock:
@@ -108,10 +105,7 @@ class EfficientViTModule(BlockSpec):
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     @property
     def local(self) -> MBConv:
@@ -204,10 +198,7 @@ class ConvHead(HeadSpec):
         require(self.classes >= 2, f"classes {self.classes} must be at least 2")
         for name in ("width", "features"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be positive")
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = (

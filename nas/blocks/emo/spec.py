@@ -8,7 +8,6 @@ from typing import ClassVar, get_args
 
 from nas.blocks.common.spec import Norm
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     BlockSpec,
     EntrySpec,
@@ -17,6 +16,7 @@ from nas.blocks.spec import (
     Shape,
     Trace,
     require,
+    require_activation,
 )
 
 
@@ -38,10 +38,7 @@ class EMOStem(EntrySpec):
 
     def __post_init__(self) -> None:
         require(self.width >= 1, f"width {self.width} must be positive")
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape).conv(self.width, kernel=3, stride=2).batch_norm()
@@ -237,10 +234,7 @@ def _require_common(spec: IRMB | IRMBDown) -> None:
     require(
         spec.norm in get_args(Norm), f"norm '{spec.norm}' is not one of {', '.join(get_args(Norm))}"
     )
-    require(
-        spec.activation in ACTIVATIONS,
-        f"activation '{spec.activation}' is not one of {', '.join(ACTIVATIONS)}",
-    )
+    require_activation(spec.activation)
 
 
 def _norm(trace: Trace, norm: Norm) -> Trace:

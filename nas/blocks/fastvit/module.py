@@ -42,6 +42,7 @@ from nas.blocks.module import (
     split_heads,
     within,
 )
+from nas.blocks.prefixes import stage_prefixes
 from nas.blocks.spec import eights
 
 _DOUBLED = Repeated("in", MULTIPLIER, adjacent=True)
@@ -357,21 +358,13 @@ def _timm(operations: Sequence[Operation]) -> dict[str, str]:
 
     The positional encoding is a part of the stage there, before its first block.
     """
-    prefixes = {"stem": "stem", "head": ""}
-    stage = 0
-    index = 0
+    prefixes = stage_prefixes(
+        operations, "stages.{number}.downsample.proj", "stages.{number}.blocks.{index}"
+    )
     for operation in operations:
-        if operation.name in prefixes:
-            continue
-        if operation.name.endswith("_entry"):
-            stage += 1
-            index = 0
-            prefixes[operation.name] = f"stages.{stage}.downsample.proj"
-            continue
-        prefixes[operation.name] = f"stages.{stage}.blocks.{index}"
         if isinstance(operation.spec, FastViTAttention) and operation.spec.encoding:
-            prefixes[f"{operation.name}.encoding"] = f"stages.{stage}.pos_emb"
-        index += 1
+            stage = prefixes[operation.name].partition(".blocks.")[0]
+            prefixes[f"{operation.name}.encoding"] = f"{stage}.pos_emb"
     return prefixes
 
 

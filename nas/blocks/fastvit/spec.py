@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     EntrySpec,
     Examples,
@@ -23,6 +22,7 @@ from nas.blocks.spec import (
     TwoForms,
     eights,
     require,
+    require_activation,
     softmax_attention,
 )
 
@@ -48,7 +48,7 @@ class FastViTStem(TwoForms, EntrySpec):
 
     def __post_init__(self) -> None:
         require(self.width >= 1, f"width {self.width} must be positive")
-        _require_activation(self.activation)
+        require_activation(self.activation)
 
     def walk(self, trace: Trace) -> Trace:
         trace.branches(self.width, 3, stride=2, small=1).activation(self.activation)
@@ -96,7 +96,7 @@ class FastViTDown(TwoForms, EntrySpec):
             self.kernel > 3 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd and larger than the 3x3 beside it",
         )
-        _require_activation(self.activation)
+        require_activation(self.activation)
 
     def walk(self, trace: Trace) -> Trace:
         channels = trace.shape.channels
@@ -235,14 +235,7 @@ def _require_ffn(spec: RepMixer | FastViTAttention) -> None:
         spec.ffn_kernel >= 1 and spec.ffn_kernel % 2 == 1,
         f"ffn_kernel {spec.ffn_kernel} must be odd, to keep the map's size",
     )
-    _require_activation(spec.activation)
-
-
-def _require_activation(activation: str) -> None:
-    require(
-        activation in ACTIVATIONS,
-        f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}",
-    )
+    require_activation(spec.activation)
 
 
 @dataclass(frozen=True)
@@ -263,7 +256,7 @@ class FastViTHead(TwoForms, HeadSpec):
 
     def __post_init__(self) -> None:
         require(self.classes >= 2, f"classes {self.classes} must be at least 2")
-        _require_activation(self.activation)
+        require_activation(self.activation)
 
     def walk(self, trace: Trace) -> Trace:
         channels = trace.shape.channels

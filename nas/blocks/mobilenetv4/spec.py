@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     BlockSpec,
     EntrySpec,
@@ -17,6 +16,7 @@ from nas.blocks.spec import (
     Shape,
     Trace,
     require,
+    require_activation,
 )
 
 
@@ -37,7 +37,7 @@ class MobileNetV4Stem(EntrySpec):
 
     def __post_init__(self) -> None:
         require(self.width >= 1, f"width {self.width} must be positive")
-        _require_activation(self.activation)
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape).conv(self.width, kernel=3, stride=2, bias=False).batch_norm()
@@ -74,7 +74,7 @@ class ConvDown(EntrySpec):
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to halve the map",
         )
-        _require_activation(self.activation)
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape)
@@ -268,14 +268,7 @@ def _require_bottleneck(spec: UIB | UIBDown) -> None:
             kernel == 0 or (kernel >= 1 and kernel % 2 == 1),
             f"{name} {kernel} must be odd, or 0 for no depthwise convolution",
         )
-    _require_activation(spec.activation)
-
-
-def _require_activation(activation: str) -> None:
-    require(
-        activation in ACTIVATIONS,
-        f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}",
-    )
+    require_activation(spec.activation)
 
 
 @dataclass(frozen=True)
@@ -305,7 +298,7 @@ class MobileNetV4Head(HeadSpec):
         require(self.classes >= 2, f"classes {self.classes} must be at least 2")
         for name in ("width", "features"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be positive")
-        _require_activation(self.activation)
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape)

@@ -28,6 +28,7 @@ from nas.blocks.module import (
     init_linear,
     linear_axes,
 )
+from nas.blocks.prefixes import stage_prefixes
 from nas.blocks.repvit.spec import RepViTBlock, RepViTDown, RepViTHead, RepViTStem
 from nas.blocks.spec import eights
 
@@ -260,20 +261,9 @@ class RepViTHeadBlock(Block):
 
 def _timm(operations: Sequence[Operation]) -> dict[str, str]:
     """Return the prefixes of timm's names, by operation."""
-    prefixes = {"stem": "stem", "head": "head"}
-    stage = 0
-    index = 0
-    for operation in operations:
-        if operation.name in prefixes:
-            continue
-        if operation.name.endswith("_entry"):
-            stage += 1
-            index = 0
-            prefixes[operation.name] = f"stages.{stage}.downsample"
-            continue
-        prefixes[operation.name] = f"stages.{stage}.blocks.{index}"
-        index += 1
-    return prefixes
+    return stage_prefixes(
+        operations, "stages.{number}.downsample", "stages.{number}.blocks.{index}", head="head"
+    )
 
 
 LAYOUTS = (CheckpointLayout("repvit/timm", _timm),)

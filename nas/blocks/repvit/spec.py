@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     EntrySpec,
     Examples,
@@ -17,6 +16,7 @@ from nas.blocks.spec import (
     TwoForms,
     eights,
     require,
+    require_activation,
 )
 
 
@@ -41,7 +41,7 @@ class RepViTStem(EntrySpec):
             self.width >= 2 and self.width % 2 == 0,
             f"width {self.width} must be a positive multiple of 2",
         )
-        _require_activation(self.activation)
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape).conv(self.width // 2, 3, 2, bias=False).batch_norm()
@@ -145,14 +145,7 @@ def _require_block(spec: RepViTBlock | RepViTDown) -> None:
         spec.kernel > 1 and spec.kernel % 2 == 1,
         f"kernel {spec.kernel} must be odd and at least 3, to mix positions",
     )
-    _require_activation(spec.activation)
-
-
-def _require_activation(activation: str) -> None:
-    require(
-        activation in ACTIVATIONS,
-        f"activation '{activation}' is not one of {', '.join(ACTIVATIONS)}",
-    )
+    require_activation(spec.activation)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nas.blocks.spec import (
-    ACTIVATIONS,
     Activation,
     BlockSpec,
     Examples,
@@ -16,6 +15,7 @@ from nas.blocks.spec import (
     Shape,
     Trace,
     require,
+    require_activation,
 )
 
 
@@ -48,10 +48,7 @@ class ConvEncoder(BlockSpec):
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
         trace = (
@@ -101,10 +98,7 @@ class AdditiveEncoder(BlockSpec):
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
         )
-        require(
-            self.activation in ACTIVATIONS,
-            f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}",
-        )
+        require_activation(self.activation)
 
     @property
     def local(self) -> ConvEncoder:
