@@ -10,7 +10,6 @@ import atexit
 import json
 import os
 import subprocess
-import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import Any
 
 from nas.display import printable
 from nas.files import replacing, write_text
+from nas.processes import start_python
 
 Spec = dict[str, Any]
 """A Vega-Lite spec, or a part of one."""
@@ -113,8 +113,6 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 _ENGINE = """\
-import sys
-sys.path.pop(0)  # the working directory: a file of the user's there must not be imported
 import json
 import vl_convert
 vl_convert.vegalite_to_svg({"data": {"values": []}, "mark": "point"})
@@ -136,14 +134,7 @@ def warm_up() -> None:
     """
     global _engine
     if _engine is None:
-        _engine = subprocess.Popen(
-            [sys.executable, "-c", _ENGINE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # the terminal's ctrl-C is for the parent
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        _engine = start_python(_ENGINE, errors=subprocess.DEVNULL)
         # Without it, one that still starts would outlive a command that fails at once.
         atexit.register(_engine.kill)
 

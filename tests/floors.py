@@ -19,6 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "journals",
         "options",
         "plugins",
+        "processes",
         "quantities",
         "resources",
         "signals",

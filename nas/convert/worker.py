@@ -23,18 +23,14 @@ from typing import Any
 
 from nas.convert.chain import Interrupted, OperationFailed
 from nas.errors import NasError
+from nas.processes import start_python
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 _PROGRAM = """\
-import sys
-sys.path.pop(0)
 import runpy
 runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
-"""Runs a module as `python -m` does, but without the working directory on the path of modules.
-
-A file of the user's there, such as json.py, is data and must never run. (`python -P` needs 3.11.)
-"""
+"""Runs a module as `python -m` does."""
 _FROM_OUTSIDE = {
     -int(getattr(signal, name))
     for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGXCPU")
@@ -130,23 +126,8 @@ class Worker:
             process.stdout.close()  # type: ignore[union-attr]
 
     def _start(self) -> subprocess.Popen[str]:
-        """Start the process.
-
-        It has the parent's module path, including changes at run time. It runs in a session of its
-        own, so it does not get the terminal's ctrl-C.
-        """
-        command = [sys.executable, "-c", _PROGRAM, self.module]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-            },
+        self._process = start_python(
+            _PROGRAM, self.module, text=True, environment={"TF_CPP_MIN_LOG_LEVEL": "3"}
         )
         return self._process
 
