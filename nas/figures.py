@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nas.display import printable
+from nas.display import printable, shortened
 from nas.files import replacing, write_text
 from nas.processes import start_python
 
@@ -92,6 +92,9 @@ class Figure:
             write_text(path, json.dumps(self.picture(), indent=2))
         else:
             write_bytes(path, _png(self.picture()))
+
+    def __repr__(self) -> str:
+        return f"Figure({shortened(self.title)!r})"
 
     def _repr_svg_(self) -> str:
         """Return what a notebook shows."""

@@ -183,6 +183,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "found": found,
         "slimmed": slimmed,
         "step": slimmed.trace[0],
+        "figure": slimmed.plot(),
         "published": space.published,
         "network": nas.build(arch.at(64)),
         "backbone": nas.backbone(arch.at(64)),
