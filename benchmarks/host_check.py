@@ -2,14 +2,17 @@
 
     python benchmarks/host_check.py [--spaces efficientformer swiftformer ...] [--nets 24]
         [--keep FOLDER]
+    python benchmarks/host_check.py --draw FOLDER
 
 It starts with an empty cache of converted files, and runs `nas profile` and `nas check` for one space
-after the other into one table. With --keep the table stays in FOLDER.
+after the other into one table. With --keep the table stays in FOLDER. With --draw it measures
+nothing: it draws the check networks of FOLDER's networks.csv into networks.png beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -19,8 +22,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.versions import versions
 
+COLOURS = ("#2f86c6", "#d9822b", "#3d9970", "#b0589a", "#8a8f98")
 SPACES = ("efficientformer", "efficientvit", "swiftformer", "emo", "efficientformerv2")
 CHECKED = (
     "nets",
@@ -42,7 +47,11 @@ def main() -> None:
     parser.add_argument("--spaces", nargs="+", default=SPACES)
     parser.add_argument("--nets", type=int, default=24)
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--draw", type=Path)
     options = parser.parse_args()
+    if options.draw:
+        draw(options.draw)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         table = (options.keep or Path(scratch) / "host").resolve()
         environment = os.environ | {"XDG_CACHE_HOME": scratch}
@@ -80,6 +89,34 @@ def nas(arguments: list[str], environment: dict[str, str]) -> dict[str, Any]:
         subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout
     )
     return document
+
+
+def draw(folder: Path) -> None:
+    """Draw predicted against measured latency of the networks that no fit has seen."""
+    with (folder / "networks.csv").open(encoding="utf-8", newline="") as file:
+        networks = [row for row in csv.DictReader(file) if row["role"] == "check"]
+    points = [
+        {
+            "x": float(row["measured_ms"]),
+            "y": float(row["predicted_ms"]),
+            "series": row["space"],
+            "about": row["network"],
+        }
+        for row in networks
+    ]
+    spaces = sorted({row["space"] for row in networks})
+    ends = [min(point["x"] for point in points), max(point["x"] for point in points)]
+    logarithmic = {"scale": {"type": "log", "nice": False}}
+    x = x_axis("measured (ms)", **logarithmic)
+    y = y_axis("predicted (ms)", **logarithmic)
+    channels = series_encoding([Series(*pair) for pair in zip(spaces, COLOURS, strict=False)])
+    layers = [
+        layer({"type": "line", "stroke": "#8a8f98"}, [{"x": e, "y": e} for e in ends], x=x, y=y),
+        layer({"type": "point", "size": 24, "opacity": 1}, points, x=x, y=y, **channels),
+    ]
+    title = f"{len(points)} networks that no fit has seen"
+    Figure(title, {"height": 480, "layer": layers}).save(folder / "networks.png")
+
 
 
 if __name__ == "__main__":

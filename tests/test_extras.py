@@ -79,8 +79,11 @@ def closure(requirements: Iterable[str]) -> set[str]:
     return found
 
 
+DISTRIBUTIONS = packages_distributions()  # once: it reads every installed file list
+
+
 def distributions_of(module: str) -> set[str]:
-    return {normal(each) for each in packages_distributions().get(module, (module,))}
+    return {normal(each) for each in DISTRIBUTIONS.get(module, (module,))}
 
 
 CORE = closure(PROJECT["dependencies"])

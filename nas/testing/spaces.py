@@ -459,11 +459,20 @@ def bases(space: Space) -> Iterator[Architecture]:
 
 
 def one_of_each(space: Space, base: Architecture) -> Iterator[Move]:
-    """Yield one move per action and stage; of exchanges, one per new block."""
-    seen = set()
+    """Yield one move per action and stage; of exchanges, those with something new in their block.
+
+    A block is new by its kind, by a value of a hyperparameter, or by which hyperparameters change.
+    Combinations of values are as many as a space has candidates; random members cover these.
+    """
+    seen = set[tuple[object, ...]]()
     for move in moves(space, base):
-        where = move.place.stream if isinstance(move, Exchange) else move.stage
-        what = (move.action, where, move.block if isinstance(move, Exchange) else None)
-        if what not in seen:
-            seen.add(what)
+        facts: set[tuple[object, ...]]
+        if isinstance(move, Exchange):
+            after = {("kind", move.block.kind), *move.block.texts().items()}
+            changed = frozenset(name for name, _ in after - set(move.before.texts().items()))
+            facts = {(move.action, move.place.stream, *fact) for fact in (*after, (changed,))}
+        else:
+            facts = {(move.action, move.stage)}
+        if not facts <= seen:
+            seen |= facts
             yield move
