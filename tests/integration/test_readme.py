@@ -23,6 +23,7 @@ PAGES = (
     "docs/install.md",
     "docs/search.md",
     "docs/pipeline.md",
+    "docs/many-gpus.md",
     "docs/data.md",
     "docs/devices.md",
     "docs/dense-prediction.md",
