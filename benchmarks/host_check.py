@@ -118,6 +118,5 @@ def draw(folder: Path) -> None:
     Figure(title, {"height": 480, "layer": layers}).save(folder / "networks.png")
 
 
-
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@
 
 For each space it computes the whole front by the exact engine, then runs exact and slimming at the
 predicted latency of every published member. With --most-trials it also tries random members (as many
-as slimming priced) and NSGA-II (as many, up to the option's value).
+as slimming priced), and NSGA-II and TPE (as many, up to the option's value).
 
 Costs are cautious ones, which engines minimise, in points below the largest member. A gap is the cost
 minus that of exact. Exact gives up at most 0.05 points for a faster member that ties, so that small
@@ -38,6 +38,7 @@ from nas.space import Architecture, Space, space_names
 BOUND_S = 3.0
 FRONT_BOUND_S = 10.0
 SEED = 0
+STUDIES = [engine for engine in ("nsga2", "tpe") if engine in ENGINES]
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,18 @@ def engines_at(problem: Problem, spread: float, most_trials: int) -> dict[str, A
     rows["random"] = {"failed": "no member within the target", "evaluations": evaluations}
     if drawn:
         rows["random"] = row(drawn[0], took, evaluations=evaluations, within=drawn[1])
-    if "nsga2" in ENGINES:
-        rows["nsga2"] = nsga2(problem, min(evaluations, most_trials), row)
+    for engine in STUDIES:
+        rows[engine] = study(engine, problem, min(evaluations, most_trials), row)
     return rows
 
 
-def nsga2(problem: Problem, trials: int, row: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+def study(
+    engine: str, problem: Problem, trials: int, row: Callable[..., dict[str, Any]]
+) -> dict[str, Any]:
+    """Return what an engine of Optuna finds with so many trials."""
+
     def search() -> Found:
-        return solve(
-            replace(problem, engine="nsga2", study=StudySettings(trials=trials, seed=SEED))
-        )
+        return solve(replace(problem, engine=engine, study=StudySettings(trials=trials, seed=SEED)))
 
     try:
         found, took = timed(search)
@@ -191,7 +194,7 @@ def summary(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     rows = [row["engines"] for result in results.values() for row in result.get("targets", [])]
     missed = {
         engine: [row[engine]["gap"] for row in rows if "gap" in row.get(engine, {})]
-        for engine in ("slimming", "random", "nsga2")
+        for engine in ("slimming", "random", *STUDIES)
     }
     exact = [row["exact"]["seconds"] for row in rows]
     fronts = [result["front"]["seconds"] for result in results.values() if "front" in result]
@@ -224,7 +227,10 @@ def main() -> None:
         help="law: what ships as a space's default scores",
     )
     parser.add_argument(
-        "--most-trials", type=int, default=0, help="of NSGA-II; 0 leaves it and random members out"
+        "--most-trials",
+        type=int,
+        default=0,
+        help="of NSGA-II and TPE; 0 leaves these and random members out",
     )
     parser.add_argument("--jobs", type=int, default=1, help="spaces at a time")
     arguments = parser.parse_args()
