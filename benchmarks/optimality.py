@@ -1,11 +1,11 @@
 """Measure by how much engines miss the proven optimum at published members' latencies, as JSON.
 
     python benchmarks/optimality.py [SPACE ...] [--scores law|recorded] [--device iphone12]
-        [--most-trials 0]
+        [--trials 0]
 
 For each space it computes the whole front by the exact engine, then runs exact and slimming at the
-predicted latency of every published member. With --most-trials it also tries random members (as many
-as slimming priced), and NSGA-II and TPE (as many, up to the option's value).
+predicted latency of every published member. With --trials it also tries so many random members, and
+NSGA-II and TPE with so many trials each.
 
 Costs are cautious ones, which engines minimise, in points below the largest member. A gap is the cost
 minus that of exact. Exact gives up at most 0.05 points for a faster member that ties, so that small
@@ -23,13 +23,12 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import nas
 from nas import resources
 from nas.accuracy import Scores
-from nas.latency import LatencyTable
 from nas.latency.table import TABLE_FILE
 from nas.search import ENGINES, Found, Problem, StudySettings, pose, solve
 from nas.search.engines.exact import front
@@ -39,19 +38,6 @@ BOUND_S = 3.0
 FRONT_BOUND_S = 10.0
 SEED = 0
 STUDIES = [engine for engine in ("nsga2", "tpe") if engine in ENGINES]
-
-
-@dataclass(frozen=True)
-class Counting(LatencyTable):
-    """A table that counts the members whose latency it predicts."""
-
-    def total_ms(self, arch: Architecture) -> float:
-        self.__dict__["asked"] = self.asked + 1
-        return super().total_ms(arch)
-
-    @property
-    def asked(self) -> int:
-        return int(self.__dict__.get("asked", 0))
 
 
 def random_members(problem: Problem, count: int, seed: int) -> tuple[float, int] | None:
@@ -72,7 +58,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return found, round(time.process_time() - started, 3)
 
 
-def engines_at(problem: Problem, spread: float, most_trials: int) -> dict[str, Any]:
+def engines_at(problem: Problem, spread: float, trials: int) -> dict[str, Any]:
     """Return what each engine finds at the problem's target."""
     best, seconds = timed(lambda: solve(replace(problem, engine="exact")))
     least = problem.cautious_scores.cost(best.architecture)
@@ -88,24 +74,20 @@ def engines_at(problem: Problem, spread: float, most_trials: int) -> dict[str, A
         }
 
     rows = {"exact": row(least, seconds, ms=round(best.ms, 4))}
-    table = Counting(problem.table.device, problem.table.rows, problem.table.path)
-    counted = replace(problem, table=table)
-    evaluations = 1000
     try:
-        found, took = timed(lambda: solve(replace(counted, engine="slimming")))
-        evaluations = table.asked
+        found, took = timed(lambda: solve(replace(problem, engine="slimming")))
         cost = problem.cautious_scores.cost(found.architecture)
         rows["slimming"] = row(cost, took, ms=round(found.ms, 4), steps=len(found.trace))
     except nas.NasError as error:
         rows["slimming"] = {"failed": str(error)}
-    if not most_trials:
+    if not trials:
         return rows
-    drawn, took = timed(lambda: random_members(problem, evaluations, SEED))
-    rows["random"] = {"failed": "no member within the target", "evaluations": evaluations}
+    drawn, took = timed(lambda: random_members(problem, trials, SEED))
+    rows["random"] = {"failed": "no member within the target", "evaluations": trials}
     if drawn:
-        rows["random"] = row(drawn[0], took, evaluations=evaluations, within=drawn[1])
+        rows["random"] = row(drawn[0], took, evaluations=trials, within=drawn[1])
     for engine in STUDIES:
-        rows[engine] = study(engine, problem, min(evaluations, most_trials), row)
+        rows[engine] = study(engine, problem, trials, row)
     return rows
 
 
@@ -152,7 +134,7 @@ def of_space(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         target = problem.table.total_ms(arch)
         print(f"  {member}, {target:.4f} ms", flush=True, file=sys.stderr)
         aimed = pose(space, table, scores, target, engine="exact")
-        engines = engines_at(aimed, first.cost - last.cost, arguments.most_trials)
+        engines = engines_at(aimed, first.cost - last.cost, arguments.trials)
         better = problem.cautious_scores.cost(arch) - engines["exact"]["cost"]
         rows.append(
             {
@@ -227,10 +209,10 @@ def main() -> None:
         help="law: what ships as a space's default scores",
     )
     parser.add_argument(
-        "--most-trials",
+        "--trials",
         type=int,
         default=0,
-        help="of NSGA-II and TPE; 0 leaves these and random members out",
+        help="members that random choice, NSGA-II and TPE try; 0 leaves these out",
     )
     parser.add_argument("--jobs", type=int, default=1, help="spaces at a time")
     arguments = parser.parse_args()
