@@ -32,7 +32,7 @@ from nas.accuracy import Scores
 from nas.latency.table import TABLE_FILE
 from nas.search import ENGINES, Found, Problem, StudySettings, pose, solve
 from nas.search.engines.exact import front
-from nas.space import Architecture, Space, space_names
+from nas.space import Space, space_names
 
 BOUND_S = 3.0
 FRONT_BOUND_S = 10.0
