@@ -459,6 +459,8 @@ class CheckpointLayout:
         shared: names of blocks that belong to another family, by their kind, as `Block.published`
             has them. So a family can use the shared stems and heads without a change to their
             files.
+        zeros: our names of tensors that this code base does not have, and that are 0 then.
+        classes_dim: the dimension of the classifier's published weight that has the classes.
     """
 
     name: str
@@ -467,6 +469,8 @@ class CheckpointLayout:
     convert: Callable[[Operation, str, Tensor], Tensor] = _as_published
     publish: Callable[[Operation, str, Tensor], Tensor] = _as_published
     shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    zeros: tuple[str, ...] = ()
+    classes_dim: int = 0
 
     def prefix_of(self, prefixes: Mapping[str, str], tensor: str) -> str:
         """Return the prefix of a tensor, our name of which begins with that of its operation."""

@@ -203,7 +203,8 @@ def _one(question: _Question, options: SearchOptions) -> None:
         _draw(folder, problem, others, points)
         sizes = size_rows(sized, posed) if len(sized) + len(posed.refused) > 1 else []
         command = shlex.split(words("search", options))
-        write_run(folder, problem, found, command, trained, sizes=sizes)
+        images = search_output.used_images(options, problem.scores, evaluator)
+        write_run(folder, problem, found, command, trained, sizes=sizes, images=images)
     following = _next(folder, trained)
     document = search_output.document(
         problem, others, folder, following, points if options.front else None

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     """Search on all devices, write the run folder, print the result and return the folder."""
+    from nas.cli.search_output import used_images
     from nas.figures import warm_up
     from nas.search.multi_device import search_several as run
     from nas.search.record import new_folder, not_left_empty, write_several
@@ -34,7 +35,9 @@ def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     )
     with not_left_empty(folder):
         _draw(found, folder)
-        rows = write_several(folder, found, shlex.split(words("search", options)))
+        command = shlex.split(words("search", options))
+        images = used_images(options, problems[0].scores)
+        rows = write_several(folder, found, command, images)
     document = _document(found, rows, folder)
     emit(document, _text(found, rows, folder))
     if found.common is None:

@@ -220,6 +220,7 @@ def _part(data: ImageData, start: int, stop: int, what: str) -> ImageData:
         source=f"{data.source}; {stop - start} of {len(data)} images {what}",
         fingerprint=text_sha256(f"{data.fingerprint}:{start}:{stop}"),
         part=Part(data.source, start, stop, len(data)),
+        hashes=None if data.hashes is None else data.hashes[start:stop],
     )
 
 

@@ -89,6 +89,7 @@ def _whole(folder: Path) -> bool:
         return about["format"] == FORMAT and all(
             (folder / f"{name}.u8").stat().st_size == np.prod(split["shape"])
             and (folder / f"{name}.labels.npy").exists()
+            and (folder / f"{name}.hashes.npy").exists()
             for name, split in about["splits"].items()
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -118,6 +119,7 @@ def _open(folder: Path, name: str) -> dict[str, ImageData]:
             fingerprint=split["fingerprint"],
             name=name,
             background=about["background"],
+            hashes=np.load(folder / f"{part}.hashes.npy", allow_pickle=False),
         )
     return splits
 

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nas.data.identity import Hashes, pixel_hashes
 
 if TYPE_CHECKING:
     from nas.data.stream_store import StreamImages, StreamMasks
@@ -46,6 +48,35 @@ class Part:
     total: int
 
 
+class SelectedImages:
+    """Some images (N, ...) of a memory map, which are copied when they are read.
+
+    Args:
+        images: all images.
+        index: (N,) of the selected ones.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, images: NDArray[np.uint8], index: NDArray[np.int64]) -> None:
+        self._images = images
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self._images.shape[1:])
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self._images[self._index[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        pixels = self[:]
+        return pixels if dtype is None else pixels.astype(dtype)
+
+
 @dataclass(frozen=True)
 class ImageData:
     """Images at one resolution.
@@ -66,9 +97,11 @@ class ImageData:
         store: `stream` where images are decoded when they are read.
         masks: (N, H, W) uint8, the class of each pixel or `IGNORED`, where the data has masks;
             `labels` are 0 then. Those of the `stream` store are decoded by `np.asarray`, too.
+        hashes: (N,) uint64 of the images before decoding; None where they are not computed yet, as
+            in the `stream` store (`image_hashes` computes them).
     """
 
-    images: NDArray[np.uint8] | StreamImages
+    images: NDArray[np.uint8] | StreamImages | SelectedImages
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     skipped: int
@@ -78,10 +111,40 @@ class ImageData:
     name: str = ""
     background: str = "white"
     store: Store = "memory"
-    masks: NDArray[np.uint8] | StreamMasks | None = None
+    masks: NDArray[np.uint8] | StreamMasks | SelectedImages | None = None
+    hashes: Hashes | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def image_hashes(self) -> Hashes:
+        """Return the hashes (N,) of the images before decoding.
+
+        They are equal in both stores and at any resolution. Images from elsewhere have those of
+        their pixels.
+        """
+        if self.hashes is not None:
+            return self.hashes
+        if isinstance(self.images, np.ndarray | SelectedImages):
+            return pixel_hashes(np.asarray(self.images))
+        return self.images.hashes()
+
+    def selected(self, chosen: NDArray[np.bool_]) -> ImageData:
+        """Return the images for which `chosen` (N,) is true. No pixels are copied."""
+        index = np.flatnonzero(chosen)
+
+        def select(layers: Any) -> Any:
+            return (
+                SelectedImages(layers, index) if isinstance(layers, np.ndarray) else layers[index]
+            )
+
+        return replace(
+            self,
+            images=select(self.images),
+            labels=self.labels[index],
+            masks=None if self.masks is None else select(self.masks),
+            hashes=None if self.hashes is None else self.hashes[index],
+        )
 
     def some(self, index: slice) -> ImageData:
         """Return some of the images, as a view of the store."""
@@ -90,6 +153,7 @@ class ImageData:
             images=self.images[index],
             labels=self.labels[index],
             masks=None if self.masks is None else self.masks[index],
+            hashes=None if self.hashes is None else self.hashes[index],
         )
 
     @property

@@ -1,8 +1,8 @@
 """Decodes a source into one file of uint8 pixels per split, and goes on where a kill stopped it.
 
 `nas.data.cache` calls `write_map`. The folder holds `train.u8` (N, 3, H, W), with masks
-(N, 4, H, W), `train.labels.npy`, the same of `test` where there is one, `broken.csv` where images
-are left out, and `data.json`.
+(N, 4, H, W), `train.labels.npy`, `train.hashes.npy` with the hash of each image before decoding, the
+same of `test` where there is one, `broken.csv` where images are left out, and `data.json`.
 
 Images are decoded in the order of the source, which tables are read fastest in, and written to
 their place in the stratified order. A journal says how many are done. Images of more than 8 bits
@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
+from nas.data.identity import image_hashes
 from nas.data.images import stratified_order
 from nas.data.masks import decode
 from nas.data.notes import note
@@ -39,7 +40,7 @@ from nas.errors import InputError, NasError
 from nas.files import remove
 from nas.journals import append_text, read_entries
 
-FORMAT = "nas-data-2"
+FORMAT = "nas-data-3"
 DESCRIPTION = "data.json"
 _JOURNAL = "progress.jsonl"
 _BROKEN = "broken.csv"
@@ -422,6 +423,9 @@ class _SplitWriter:
         kept = np.setdiff1d(np.arange(len(self)), broken)
         self._check(labels, kept)
         np.save(self.folder / f"{self.name}.labels.npy", labels[kept], allow_pickle=False)
+        # The files were read a moment ago, so a second reading comes from memory.
+        hashes = image_hashes(self.split, self.order[kept])
+        np.save(self.folder / f"{self.name}.hashes.npy", hashes, allow_pickle=False)
         height, width = self.request.resolution
         return {
             "shape": [len(kept), self.request.source.channels, height, width],

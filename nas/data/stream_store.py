@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
+from nas.data.identity import Hashes, image_hashes
 from nas.data.images import ImageData, stratified_order
 from nas.data.map_store import MapRequest, decoding_threads, describe_source, quiet_decoding
 from nas.data.masks import decode
@@ -32,6 +33,8 @@ _PROBED = 128
 more than 8 bits, and most of them must not be broken."""
 _NAMED = 3
 """Maximum number of broken images that messages name."""
+_MANY = 20_000
+"""Number of images from which on it is said that their files are read for hashes."""
 
 
 @dataclass
@@ -161,6 +164,13 @@ class StreamImages:
                     made = self.replacement(place, failure(decoded), self.stream.decode)
                 pixels[place] = made
         return pixels
+
+    def hashes(self) -> Hashes:
+        """Return the hashes (N,) of the images before decoding; it reads every image once."""
+        count = len(self)
+        if count >= _MANY:
+            note(f"data {self.stream.name}: {count} images are read once for their hashes")
+        return image_hashes(self.stream.split, self.stream.order[self.positions])
 
     @cached_property
     def blocks(self) -> NDArray[np.int64] | None:

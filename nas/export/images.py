@@ -92,9 +92,6 @@ def load_images(
 def _first(data: ImageData, count: int) -> ImageData:
     """Return the first images; as their order is stratified, every class keeps its share."""
     # Images of a stream are decoded here, once.
-    return replace(
-        data,
-        images=np.asarray(data.images[:count]),
-        labels=data.labels[:count],
-        masks=None if data.masks is None else np.asarray(data.masks[:count]),
-    )
+    first = data.some(slice(count))
+    masks = None if first.masks is None else np.asarray(first.masks)
+    return replace(first, images=np.asarray(first.images), masks=masks)

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from math import isfinite
 
 from nas.report.run import RunReport
+from nas.report.training import TEST, Fit
 from nas.report.words import LIMITS, accuracy_text, below, dashed, ms_text, size_text
-from nas.runs.schema import About, Member
+from nas.runs.schema import About, Member, UsedImagesRecord
 from nas.tasks import metric_words
 
 SAME = 0.005
 """Smallest difference in accuracy, in points, that is reported: below it two decimals show 0.00."""
+
+_DIGITS = 12
+"""Digits of a hash that a report shows."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +248,45 @@ def _optimum(run: RunReport) -> str:
 
 def rests_on(run: RunReport) -> tuple[tuple[str, str], ...]:
     """Return the sources of the figures: pairs of a heading and one line."""
-    return (("Accuracy", _accuracy_line(run)), ("Latency", _latency_line(run)))
+    sources = [("Accuracy", _accuracy_line(run)), ("Latency", _latency_line(run))]
+    if run.about.images is not None:
+        sources.append(("Images", f"search: {_used(run.about.images)}."))
+    sources += [
+        (f"Images, {fit.name}", f"{_used(fit.images)}; {_tested(fit)}.")
+        for fit in run.fits
+        if fit.images is not None
+    ]
+    return tuple(sources)
+
+
+def _used(images: UsedImagesRecord) -> str:
+    """Return the numbers of images that a network was trained on and chosen by, with their hash."""
+    text = (
+        f"trained on {images.trained} images, chosen by {images.held_out} held-out ones"
+        f" (images.csv, SHA-256 {images.sha256[:_DIGITS]})"
+    )
+    if images.unknown:
+        text += f"; the images of {', '.join(images.unknown)} are not recorded"
+    return text
+
+
+def _tested(fit: Fit) -> str:
+    """Return how the reported images of a fine-tuning relate to those it was chosen by."""
+    test = next((each for each in fit.results if each.part == TEST), None)
+    if test is None:
+        return (
+            "it has no test images, so its accuracy is on the held-out ones that it was chosen by"
+        )
+    assert fit.images is not None
+    left_out = fit.images.left_out_of_test
+    none = f"none of the {test.images} test images is among them"
+    count = left_out.trained + left_out.held_out
+    if not count:
+        return none
+    return (
+        f"{none}: {count} were left out of the test ({left_out.trained} trained on,"
+        f" {left_out.held_out} held out)"
+    )
 
 
 def _accuracy_line(run: RunReport) -> str:

@@ -17,10 +17,12 @@ from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y
 from nas.files import YamlFile
 from nas.report.figure import STAR
 from nas.report.labels import COLOURS
-from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part
+from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part, UsedImagesRecord
 from nas.tasks import metric_words
 from nas.validation import validated
 
+TEST = "test images"
+"""The part of the data of a reported test, as `Accuracy.part`."""
 FOLDERS = ("finetune", "finetune-scratch")
 """Default folders of `nas finetune` inside a run."""
 
@@ -61,6 +63,19 @@ class _Data(Part):
     classes: tuple[Any, ...] = ()
 
 
+class _LeftOut(Part):
+    """The number of test images that were left out, by the reason."""
+
+    trained: int = 0
+    held_out: int = 0
+
+
+class FitImages(UsedImagesRecord):
+    """The images that a fine-tuned network was trained on or chosen by, and those left out for it."""
+
+    left_out_of_test: _LeftOut = _LeftOut()
+
+
 class _FinetuneFile(Part):
     """The file that `nas finetune` writes; accuracy and provenance are added at its end."""
 
@@ -68,6 +83,7 @@ class _FinetuneFile(Part):
     command: str
     start: str
     data: _Data | None = None
+    images: FitImages | None = None
     accuracy: _Accuracies | None = None
     provenance: str = ""
 
@@ -109,6 +125,8 @@ class Fit:
         provenance: the data and the length of the training, as text.
         data: fingerprint of the training images; None in older files.
         classes: number of classes.
+        images: those that the network was trained on or chosen by; None before the end, and in
+            older files.
     """
 
     name: str
@@ -122,6 +140,7 @@ class Fit:
     command: str
     data: str | None = None
     classes: int = 0
+    images: FitImages | None = None
 
 
 def read_fit(folder: Path) -> Fit | None:
@@ -161,6 +180,7 @@ def read_fit(folder: Path) -> Fit | None:
         about.command,
         about.data.fingerprint if about.data else None,
         len(about.data.classes) if about.data else 0,
+        about.images,
     )
 
 

@@ -24,6 +24,8 @@ ARCHITECTURE_FILE = "architecture.yaml"
 WEIGHTS_FILE = "weights.safetensors"
 WEIGHTS_FORMAT = "nas-weights-1"
 """Format in a weights file's header; its tensors are those of `nas.build(arch).state_dict()`."""
+IMAGES_FILE = "images.csv"
+"""Hashes of the images that a network was trained on or chosen by."""
 FINETUNE_FOLDER = "finetune"
 FINETUNE_FILE = "finetune.yaml"
 EXPORT_FOLDER = "export"
@@ -100,6 +102,22 @@ class UsedScores(UsedFile):
     observed: int | None = None
     data: str | None = None
     precision: str = "float32"
+
+
+class UsedImagesRecord(Part):
+    """The images that a network was trained on or chosen by; images.csv has their hashes.
+
+    Attributes:
+        sha256: of images.csv.
+        trained: number of images that its weights were trained on.
+        held_out: number of images that it was scored, evaluated or chosen by.
+        unknown: files of weights or scores whose images are not recorded.
+    """
+
+    sha256: str = ""
+    trained: int = 0
+    held_out: int = 0
+    unknown: tuple[str, ...] = ()
 
 
 class ScoreBy(Part):
@@ -264,6 +282,8 @@ class About(Part):
         sizes: the answer at each input size, where the search chose one.
         answers: the found members by name, for a search on several devices: the member for all
             devices, and the best member of each device.
+        images: those that the result was trained on or chosen by; None where no image was used, and
+            in older runs.
         common: whether the result meets the targets of all devices; None for a search on one.
         reason: why no member meets the targets of all devices.
     """
@@ -284,6 +304,7 @@ class About(Part):
     published: dict[str, Member] = {}
     sizes: tuple[AtSize, ...] = ()
     answers: dict[str, Member] = {}
+    images: UsedImagesRecord | None = None
     common: bool | None = None
     reason: str = ""
 
@@ -335,7 +356,7 @@ def _several(file: YamlFile) -> list[About]:
     found = []
     for index, entry in enumerate(devices):
         keys: list[str | int] = ["devices", index]
-        shared = {key: file.data.get(key) for key in ("format", "command")}
+        shared = {key: file.data.get(key) for key in ("format", "command", "images")}
         data = {
             **(entry if isinstance(entry, dict) else {}),
             **shared,

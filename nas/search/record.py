@@ -19,6 +19,7 @@ from nas.accuracy.evaluations import unfinished
 from nas.accuracy.single_moves import choice_text
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, write_text, write_yaml
+from nas.runs.images import UsedImages
 from nas.runs.schema import ARCHITECTURE_FILE, BEGUN_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
 from nas.search.description import (
     accuracy_row,
@@ -156,6 +157,7 @@ def write_run(
     command: Sequence[str],
     supernet: str | None = None,
     sizes: Sequence[Mapping[str, Any]] = (),
+    images: UsedImages | None = None,
 ) -> None:
     """Write trace.csv, architecture.yaml and, after all files are complete, run.yaml.
 
@@ -166,12 +168,22 @@ def write_run(
         command: the command line that started the search.
         supernet: folder of the training that the weights are inherited from, if any.
         sizes: a row per input size, where the search chose one (`size_rows`).
+        images: those that the result was trained on or chosen by, if any.
     """
     found.save(folder)
     inherited = _inherited(supernet) if supernet else {}
     kept = _keep_scores(folder, problem.scores)
     chosen = {"sizes": [dict(row) for row in sizes]} if sizes else {}
-    _finish(folder, {**_document(problem, found, command, kept), **chosen, **inherited})
+    document = {**_document(problem, found, command, kept), **chosen, **inherited}
+    _finish(folder, document | _keep_images(folder, images))
+
+
+def _keep_images(folder: Path, images: UsedImages | None) -> dict[str, Any]:
+    """Write images.csv where images were used; return their entry of run.yaml."""
+    if not images:
+        return {}
+    images.save(folder)
+    return {"images": images.record()}
 
 
 def _inherited(supernet: str) -> dict[str, Any]:
@@ -182,7 +194,7 @@ def _inherited(supernet: str) -> dict[str, Any]:
 
 
 def write_several(
-    folder: Path, found: Several, command: Sequence[str]
+    folder: Path, found: Several, command: Sequence[str], images: UsedImages | None = None
 ) -> dict[str, dict[str, Any]]:
     """Write the run folder of a search on several devices, and return its members by name.
 
@@ -194,6 +206,7 @@ def write_several(
         folder: the run folder.
         found: the results.
         command: the command line that started the search.
+        images: those that the members were chosen by, if any.
     """
     for each in found.devices:
         name = each.problem.table.device.name
@@ -211,7 +224,8 @@ def write_several(
         "devices": described,
         "result": members,
     }
-    _finish(folder, document | ({"reason": found.reason} if found.reason else {}))
+    document |= {"reason": found.reason} if found.reason else {}
+    _finish(folder, document | _keep_images(folder, images))
     return members
 
 

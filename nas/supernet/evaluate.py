@@ -14,6 +14,8 @@ from nas.accuracy.recorded_file import weights_digest
 from nas.accuracy.single_moves import Variant
 from nas.data import Splits, divide, load_whole
 from nas.errors import InputError, NasError
+from nas.files import data_sha256
+from nas.runs.images import UsedImages, held_out_by
 from nas.space import Architecture
 from nas.supernet.checkpoint import Folder, load_supernet, open_folder
 from nas.supernet.score import first_images
@@ -43,7 +45,9 @@ class SlicedSupernet:
         space: the supernet's, at its resolution.
         task: what the supernet was trained for.
         words: description of the evaluation for people.
-        of: everything that decides an accuracy, for a record to compare.
+        of: everything that decides an accuracy, for a record to compare. Its `held_out` is a hash
+            of the images that members are evaluated on.
+        used: these images, for the run's list.
 
     Raises:
         InputError: for a folder without a training, or for other data than those of the training.
@@ -65,11 +69,13 @@ class SlicedSupernet:
         self.root = root
         self._evaluator = Evaluator(supernet.to(processes().device), train, held_out, bf16=bf16)
         self.words = f"the sliced supernet {root} on {held_out.source}"
+        self.used = UsedImages(held_out=held_out_by(held_out))
         self.of: dict[str, Any] = {
             "supernet": weights_digest(Folder(Path(root)).weights),
             "data": splits.train.fingerprint,
             "images": len(held_out),
             "calibration_images": len(train),
+            "held_out": data_sha256(self.used.held_out.tolist()),
         }
         # Records of older versions have no metric; theirs is top-1.
         if self.task.metric != "top1":

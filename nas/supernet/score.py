@@ -22,6 +22,8 @@ from nas.accuracy.single_moves import MeasuredWith, Score, Variant, variants
 from nas.data import ImageData, Splits
 from nas.errors import NasError
 from nas.files import YamlFile, write_yaml
+from nas.runs.images import UsedImages, read_images, used_by
+from nas.runs.schema import IMAGES_FILE
 from nas.space import Space
 from nas.space.place import Place
 from nas.supernet.checkpoint import Folder, load_supernet
@@ -91,6 +93,7 @@ def score(
         )
         if together.main:
             measured_with = open_journal(folder, measured_with, note)
+            _list_images(folder, data)
     evaluator = Evaluator(supernet, train, held_out, batch=batch, bf16=bf16, together=together)
     wanted = variants(supernet.space, widths)
     try:
@@ -98,6 +101,20 @@ def score(
     except NoMemory as error:
         raise _too_large(folder, data, len(held_out), widths, error) from error
     return _write(folder, supernet, description, wanted, rows, held_out, measured_with, together)
+
+
+def _list_images(folder: Folder, data: Splits) -> None:
+    """Write the list of the images that the training used, where it is missing or of other images.
+
+    All held-out images are listed, also those beyond the first ones, because the training was
+    evaluated on them.
+    """
+    path = folder.root / IMAGES_FILE
+    before = _description_there(folder) or {}
+    if path.is_file() and before.get("data", data.train.fingerprint) == data.train.fingerprint:
+        return
+    listed = read_images(path) if path.is_file() else UsedImages()
+    (listed | used_by(data)).save(folder.root)
 
 
 def _too_large(folder: Folder, data: Splits, images: int, widths: int, error: NoMemory) -> NasError:

@@ -118,7 +118,10 @@ class Recognised:
     def classes(self) -> int | None:
         """Return the number of classes of the checkpoint, or None where it has no classifier."""
         classifier = self.choice.copy.tensors.get(self.names.get(CLASSIFIER, ""))
-        return len(classifier) if classifier is not None and classifier.dim() else None
+        if classifier is None:
+            return None
+        along = self.layout.classes_dim if self.layout else 0
+        return classifier.shape[along] if along < classifier.dim() else None
 
 
 def match_weights(net: Network, state_dict: Mapping[str, Any], *, new_head: bool = False) -> Match:
@@ -181,7 +184,11 @@ def fit(net: Network, found: Recognised, *, new_head: bool = False) -> Match:
     own = net.state_dict()
     values = dict[str, Tensor]()
     resized = set[tuple[Grid, Grid]]()
+    zeros = found.layout.zeros if found.layout else ()
     for ours, current in own.items():
+        if ours in zeros:
+            values[ours] = torch.zeros(current.shape, dtype=current.dtype)
+            continue
         value = tensors.get(names[ours])
         if value is None:
             continue
@@ -194,7 +201,7 @@ def fit(net: Network, found: Recognised, *, new_head: bool = False) -> Match:
             resized.update(grids)
         elif not (new_head and ours.startswith("head.")):
             raise Mismatch(_mismatch(net, ours, names[ours], tensors[names[ours]], current))
-    taken = list(values)
+    taken = [ours for ours in values if ours in names]
     notes = [found.choice.note] if found.choice.note else []
     notes += _share_classifier(names, values)
     for ours, current in own.items():
@@ -228,6 +235,9 @@ def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
         assert isinstance(block, Block)
         published = layout.published_names(block)
         for name in block.state_dict():
+            own = f"{operation}.{name}"
+            if own in layout.zeros:
+                continue
             # The dots make a prefix match whole parts of a name: "fc1" is not one of "fc10.weight".
             ours = next(
                 (prefix for prefix in published if f"{name}.".startswith(f"{prefix}.")), None
@@ -236,7 +246,6 @@ def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
                 return None
             theirs = published[ours] + name.removeprefix(ours)
             # An operation's prefix is empty where its tensors are at the checkpoint's top level.
-            own = f"{operation}.{name}"
             names[own] = f"{layout.prefix_of(prefixes, own)}.{theirs}".lstrip(".")
     return names
 
@@ -391,6 +400,10 @@ def export_weights(net: Network, layout: str) -> dict[str, Tensor]:
     tensors = {}
     for ours, value in net.state_dict().items():
         operation, _, name = ours.partition(".")
+        if ours in target.zeros:
+            if value.any():
+                raise InputError(f"{ours} is not 0, and the layout {layout} has no place for it")
+            continue
         # A table of attention biases (heads, H, W) is flat in all published code: (heads, H*W).
         flat = value.flatten(1) if value.dim() == 3 else value
         tensors[names[ours]] = target.publish(operations[operation], name, flat)

@@ -6,8 +6,11 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
+from nas.runs.images import UsedImages, read_images
 from nas.search import Evaluated, load_scores
 from nas.space import load_architecture
 
@@ -25,6 +28,7 @@ class Judge:
         assert (str(root), data) == ("runs/trained", "digits")
         self.of = {"supernet": "sum", "images": images}
         self.words = "held-out digits"
+        self.used = UsedImages(held_out=np.arange(3, dtype=np.uint64))
 
     def evaluate(self, base, members):
         for member in members:
@@ -43,6 +47,39 @@ def trained(workplace, made_up_table, made_up_scores, monkeypatch):
     monkeypatch.setattr("nas.supernet.evaluate.SlicedSupernet", Judge)
     monkeypatch.setattr(Judge, "asked", 0)
     return space
+
+
+def test_a_run_lists_the_images_that_it_was_chosen_by(nas, trained):
+    """Those of the supernet, of other scores, of evidence, and of the evaluation."""
+    code, _, err = nas(*SEARCH, "--out", "runs/unlisted")
+    assert code == 0, err
+    record = yaml.safe_load(Path("runs/unlisted/run.yaml").read_text())["images"]
+    assert record["unknown"] == ["runs/trained"], "a supernet of an older version"
+    hashes = np.arange(100, dtype=np.uint64)
+    UsedImages(hashes[10:40], hashes[2:9]).save(Path("runs/trained"))
+    for name, more, held_out in (("plain", SEARCH, range(2, 9)), ("evaluated", EVALUATE, range(9))):
+        code, _, err = nas(*more, "--out", f"runs/{name}")
+        assert code == 0, err
+        found = read_images(Path(f"runs/{name}/images.csv"))
+        assert found.held_out.tolist() == list(held_out)
+        assert found.trained.tolist() == list(range(10, 40))
+        assert yaml.safe_load(Path(f"runs/{name}/run.yaml").read_text())["images"] == found.record()
+    # The same scores without the weights; the law alone uses no image.
+    search = ["search", "--space", "small", "--device", "toy32", "--resolution", "32", "--classes"]
+    search += ["5", "--json"]
+    code, _, err = nas(*search, "--scores", "runs/trained", "--out", "runs/scored")
+    assert code == 0, err
+    assert (
+        read_images(Path("runs/scored/images.csv")).record()
+        == read_images(Path("runs/trained/images.csv")).record()
+    )
+    code, _, err = nas(*search, "--scores", "small", "--out", "runs/shipped")
+    assert code == 0, err
+    assert read_images(Path("runs/shipped/images.csv")).unknown == ("small",)
+    code, _, err = nas(*search, "--out", "runs/law")
+    assert code == 0, err
+    assert not Path("runs/law/images.csv").exists()
+    assert "images" not in yaml.safe_load(Path("runs/law/run.yaml").read_text())
 
 
 def test_members_are_evaluated_and_the_run_says_so(nas, trained):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -23,6 +24,7 @@ from nas.finetune import Finetuned, Recipe
 from nas.finetune.task import Finetuning
 from nas.network import Network
 from nas.option_values import make
+from nas.runs.images import UsedImages, read_images, used_by
 from nas.runs.trained_on import TrainedOn, images_of, read_trained_on
 from nas.space import Architecture
 from nas.training.evaluate import calibrate, judge
@@ -69,9 +71,14 @@ def test_inherited_weights_start_better_than_none_and_both_learn(
 def test_what_it_writes_is_what_the_network_scores(
     small: Architecture, seeded: Seeded, digits: Splits, make_run: MakeRun
 ) -> None:
+    # The pixels of other digits test it.
+    other = load_data("digits", (32, 32), seed=1)
+    used = {*digits.train.image_hashes(), *digits.held_out.image_hashes()}
+    new = other.train.selected(np.array([h not in used for h in other.train.image_hashes()]))
+    test = new.some(slice(30))
     finetuned = nas.finetune(
         make_run(small, seeded(small)),
-        replace(digits, test=digits.held_out),
+        replace(digits, test=test),
         QUICK,
         command="nas finetune a --data b",
     )
@@ -89,12 +96,16 @@ def test_what_it_writes_is_what_the_network_scores(
     network = nas.build(nas.load_architecture(folder / "architecture.yaml"))
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     accuracy = description["accuracy"]
-    found = judge(network, digits.held_out)
-    assert (
-        accuracy["held_out"]["raw"]["accuracy"]
-        == accuracy["test"]["raw"]["accuracy"]
-        == found.accuracy
-    )
+    assert accuracy["held_out"]["raw"]["accuracy"] == judge(network, digits.held_out).accuracy
+    assert accuracy["test"]["raw"]["accuracy"] == judge(network, test).accuracy
+    assert accuracy["test"]["raw"]["images"] == 30
+    images = read_images(folder / "images.csv")
+    assert description["images"] == {
+        **images.record(),
+        "unknown": [str(folder.parent / "weights.safetensors")],
+        "left_out_of_test": {"trained": 0, "held_out": 0},
+    }
+    assert set(images.held_out.tolist()) == set(digits.held_out.image_hashes().tolist())
     assert (
         accuracy["held_out"]["raw"]["images"] == len(digits.held_out)
         and accuracy["weights"] == "raw"
@@ -368,3 +379,49 @@ def test_held_out_images_that_were_trained_on_are_said(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nas.finetune(run, same, QUICK, out=tmp_path / "same")
+
+
+@pytest.mark.parametrize("store", ["memory", "stream"])
+def test_images_that_chose_the_network_are_not_in_its_test(
+    small: Architecture, seeded: Seeded, make_run: MakeRun, store: str
+) -> None:
+    """A search's held-out images, a training's and a teacher's are left out of a later test."""
+    every = load_data("digits", (32, 32), held_out=200, store=store)  # type: ignore[arg-type]
+    run = make_run(small, seeded(small))
+    search = Splits(every.train.some(slice(0, 40)), every.held_out.some(slice(0, 30)), None)
+    used_by(search).save(run)
+    # 5 of the search's training images, 7 of those that chose, 3 to train on now, 20 new ones.
+    now = Splits(
+        every.train.some(slice(100, 220)), every.train.some(slice(220, 260)), every.held_out
+    )
+    chosen = np.zeros(len(every.train), bool)
+    chosen[:5] = chosen[100:103] = chosen[300:320] = True
+    with_seven = every.train.selected(chosen)
+    for test, trained, held_out, left in (
+        (with_seven, 8, 0, 20),
+        (every.held_out.some(slice(23, 60)), 0, 7, 30),
+    ):
+        with pytest.warns(
+            UserWarning, match=rf"{trained + held_out} of the {len(test)} test image"
+        ):
+            finetuned = nas.finetune(run, replace(now, test=test), QUICK, out=run / f"f{left}")
+        images = finetuned.description["images"]
+        assert images["left_out_of_test"] == {"trained": trained, "held_out": held_out}
+        assert finetuned.description["accuracy"]["test"]["raw"]["images"] == left
+        assert (images["trained"], images["held_out"]) == (160, 70)
+    # What is fine-tuned on from there inherits the list, also from random weights.
+    with pytest.raises(InputError, match=r"all 30 test images were used before \(0 trained"):
+        nas.finetune(run, replace(now, test=search.held_out), QUICK, from_scratch=True)
+    # A teacher that was trained on the test images has told them to the network.
+    others = every.train.some(slice(400, 440))
+    teacher = run / "f20"
+    seen = UsedImages(trained=np.unique(others.image_hashes()))
+    (read_images(teacher / "images.csv") | seen).save(teacher)
+    with pytest.raises(InputError, match=r"all 40 test images were used before \(40 trained on"):
+        nas.finetune(
+            run,
+            replace(now, test=others),
+            replace(QUICK, distill="hard"),
+            out=run / "taught",
+            **teacher_in(teacher),
+        )

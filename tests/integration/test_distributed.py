@@ -361,7 +361,7 @@ import sys
 import torch
 from nas.data import load_data
 from nas.errors import NasError
-from nas.finetune.run import judged
+from nas.finetune.result import accuracies
 from nas.network import build
 from nas.space import load_space
 from nas.training.distributed import leave, processes
@@ -372,7 +372,7 @@ networks = []
 for seed in range(3):
     torch.manual_seed(seed)
     networks.append(build(arch))
-found = judged(networks[0], {"raw": networks[1], "ema": networks[2]}, None, data, together)
+found = accuracies(networks[0], {"raw": networks[1], "ema": networks[2]}, None, data, together)
 if sys.argv[1:]:
     try:
         with together.agreed():

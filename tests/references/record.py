@@ -45,14 +45,14 @@ class Source:
         members: our name of the member, and the function in `module` that makes it, or one that
             takes `module`.
         stages: the modules whose outputs are the four stages' features (of a list, its last one's),
-            or the one whose last four children are.
+            or the one whose last four children are; by member where they differ.
         stubs: stands in for what the code imports and the checkout does not hold.
         images: size of the seeded images.
     """
 
     module: str
     members: Mapping[str, str | Callable[[types.ModuleType], nn.Module]]
-    stages: tuple[str, ...]
+    stages: tuple[str, ...] | Mapping[str, tuple[str, ...]]
     stubs: Callable[[Path], None]
     images: tuple[int, int, int, int] = IMAGES
 
@@ -118,6 +118,59 @@ def stub_for_emo(checkout: Path) -> None:
     vars(sys.modules["timm.models.layers.activations"]).update(dict.fromkeys(unused, nn.Identity))
     _module("timm.models.efficientnet_blocks", num_groups=None, SqueezeExcite=SqueezeExcite)
     _module("timm.models.efficientnet_builder", _parse_ksize=None)
+
+
+class TwoLayerGate(nn.Module):
+    """timm's squeeze-and-excitation under the names of RepViT's and MobileCLIP's checkpoints."""
+
+    def __init__(self, channels: int, rd_ratio: float) -> None:
+        super().__init__()
+        # The nearest multiple of 8.
+        hidden = max(8, int(channels * rd_ratio + 4) // 8 * 8)
+        self.fc1 = nn.Conv2d(channels, hidden, 1)
+        self.fc2 = nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x_bchw: Tensor) -> Tensor:
+        squeezed = self.fc1(x_bchw.mean(dim=(2, 3), keepdim=True)).relu()
+        return x_bchw * torch.sigmoid(self.fc2(squeezed))
+
+
+def stub_for_repvit(checkout: Path) -> None:
+    """What the repositories of RepViT and MobileCLIP take from an old timm."""
+    stub_for_snap_research(checkout)
+    vars(sys.modules["timm.models"]).update(register_model=lambda make: make)
+    vars(sys.modules["timm.models.layers"]).update(SqueezeExcite=TwoLayerGate)
+    _module("timm.models.vision_transformer", trunc_normal_=nn.init.trunc_normal_)
+    _module("model", folder=checkout / "model")
+
+
+def repvit(name: str) -> Callable[[types.ModuleType], nn.Module]:
+    """With both classifiers, as the checkpoints that were trained with a teacher."""
+
+    def make(module: types.ModuleType) -> nn.Module:
+        model: nn.Module = getattr(module, name)(distillation=True)
+        return model
+
+    return make
+
+
+def stub_for_mobileclip(checkout: Path) -> None:
+    """The image encoder without the text encoder beside it."""
+    stub_for_repvit(checkout)
+    for package in ("mobileclip", "mobileclip.models"):
+        _module(package, folder=checkout / package.replace(".", "/"))
+
+
+def mobileclip(size: str) -> Callable[[types.ModuleType], nn.Module]:
+    """As MobileCLIP makes it: the classifier is a projection to the 512 features of its texts."""
+
+    def make(module: types.ModuleType) -> nn.Module:
+        model: nn.Module = getattr(module, size)()
+        heads = importlib.import_module("mobileclip.modules.image.image_projection")
+        model.head = heads.GlobalPool2D(model.head.in_features, 512)
+        return model
+
+    return make
 
 
 def stub_for_timm(checkout: Path) -> None:
@@ -225,7 +278,23 @@ FASTVITS = tuple(
     f"fastvit_{size}"
     for size in ("t8", "t12", "s12", "sa12", "sa24", "sa36", "ma36", "mci0", "mci1", "mci2")
 )
+FASTVITS_ALONE = tuple(name for name in FASTVITS if "mci" not in name)
 REPVITS = tuple(f"repvit_m{size}" for size in ("0_9", "1_0", "1_1", "1_5", "2_3"))
+REPVIT_DEPTHS = {
+    "repvit_m0_9": (2, 2, 14, 2),
+    "repvit_m1_0": (2, 2, 14, 2),
+    "repvit_m1_1": (2, 2, 12, 2),
+    "repvit_m1_5": (4, 4, 24, 4),
+    "repvit_m2_3": (6, 6, 34, 2),
+}
+
+
+def repvit_stages(depths: Sequence[int]) -> tuple[str, ...]:
+    """The last block of each stage in the authors' list, where a downsampling is two blocks."""
+    ends = [sum(depths[: stage + 1]) + 2 * stage for stage in range(len(depths))]
+    return tuple(f"features.{end}" for end in ends)
+
+
 EFFICIENTFORMERV2S = {
     f"efficientformerv2_{size}": f"efficientformerv2_{size}" for size in ("s0", "s1", "s2", "l")
 }
@@ -303,6 +372,18 @@ SOURCES: dict[str, dict[str, Source]] = {
         ),
     },
     "fastvit": {
+        "official": Source(
+            "models.fastvit",
+            {name: name for name in FASTVITS_ALONE},
+            ("network.0", "network.2", "network.4", "network"),
+            stub_for_snap_research,
+        ),
+        "mobileclip": Source(
+            "mobileclip.models.mci",
+            {f"fastvit_{size}": mobileclip(size) for size in ("mci0", "mci1", "mci2")},
+            ("network.0", "network.2", "network.4", "network"),
+            stub_for_mobileclip,
+        ),
         "timm": Source(
             "timm.models.fastvit",
             {name: name for name in FASTVITS},
@@ -311,6 +392,12 @@ SOURCES: dict[str, dict[str, Source]] = {
         ),
     },
     "repvit": {
+        "official": Source(
+            "model.repvit",
+            {name: repvit(name) for name in REPVITS},
+            {name: repvit_stages(depths) for name, depths in REPVIT_DEPTHS.items()},
+            stub_for_repvit,
+        ),
         "timm": Source(
             "timm.models.repvit",
             {name: name for name in REPVITS},
@@ -343,7 +430,8 @@ def record(family: str, layout: str, checkout: Path) -> None:
         }
         floats = {name: type_ for name, type_ in tensors.items() if type_[1].startswith("f")}
         model.load_state_dict(seeded.state_dict(floats), strict=False)
-        outputs = run(model, source.stages, seeded.images(source.images))
+        stages = source.stages if isinstance(source.stages, tuple) else source.stages[member]
+        outputs = run(model, stages, seeded.images(source.images))
         seeded.write_types(folder / f"{member}.{layout}.csv", tensors)
         np.savez_compressed(folder / f"{member}.{layout}.npz", **outputs)
         print(

@@ -35,9 +35,17 @@ DAMPED = (
     "norm.identity.weight",
     "large_conv.bn.weight",
     "small_conv.bn.weight",
+    "convffn.conv.bn.weight",
+    "mixer.rbr_conv.0.bn.weight",
+    "mixer.rbr_scale.bn.weight",
+    "mixer.rbr_skip.weight",
+    "norm.rbr_skip.weight",
+    "lkb_origin.bn.weight",
     # RepViT
     "token_mixer.bn.weight",
+    "token_mixer.0.bn.weight",
     "channel_mixer.conv2.bn.weight",
+    "channel_mixer.m.2.bn.weight",
 )
 """Scales inside branches that are about 0.25, as the up to 48 blocks of these families would amplify
 too much."""

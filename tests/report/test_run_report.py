@@ -196,6 +196,38 @@ def test_words_tell_optimum_and_what_the_figures_rest_on(make_run):
     assert "made up for a test" in accuracy and "90.0 % on these 5000 images" in accuracy
 
 
+def test_the_images_that_were_used_are_told(make_run, add_everything):
+    folder = make_run()
+    record = {"file": "images.csv", "sha256": "0123456789abcdef", "trained": 80, "held_out": 20}
+    add_everything(folder, load_architecture(folder / "architecture.yaml"))
+    (run,) = load_runs(folder)
+    assert [name for name, _ in rests_on(run)] == ["Accuracy", "Latency"], "of an older version"
+    for path in (folder / "run.yaml", folder / "finetune" / "finetune.yaml"):
+        write_yaml(path, {**YamlFile(path).data, "images": record | {"unknown": ["a.pth"]}})
+
+    def lines() -> dict[str, str]:
+        (run,) = load_runs(folder)
+        return dict(rests_on(run))
+
+    used = (
+        "trained on 80 images, chosen by 20 held-out ones (images.csv, SHA-256 0123456789ab); the"
+        " images of a.pth are not recorded"
+    )
+    assert lines()["Images"] == f"search: {used}."
+    none = "none of the 300 test images is among them"
+    assert lines()["Images, finetune"] == f"{used}; {none}."
+    path = folder / "finetune" / "finetune.yaml"
+    about = YamlFile(path).data
+    left_out = {"left_out_of_test": {"trained": 3, "held_out": 4}}
+    write_yaml(path, {**about, "images": record | left_out})
+    assert lines()["Images, finetune"].endswith(
+        f"{none}: 7 were left out of the test (3 trained on, 4 held out)."
+    )
+    write_yaml(path, {**about, "accuracy": {**about["accuracy"], "test": None}})
+    assert "no test images, so its accuracy is on the held-out ones" in lines()["Images, finetune"]
+    assert "SHA-256 0123456789ab" in render(load_runs(folder), "nas report one")
+
+
 @pytest.mark.parametrize(
     ("command", "plain"),
     [

@@ -19,6 +19,7 @@ from nas.accuracy.recorded_file import weights_digest
 from nas.accuracy.single_moves import LARGEST, variants
 from nas.data import Splits, load_data
 from nas.errors import InputError, NasError
+from nas.runs.images import read_images
 from nas.space import Space
 from nas.supernet.checkpoint import Folder, describe, save_weights
 from nas.supernet.options import Recipe
@@ -85,6 +86,23 @@ def test_scores_say_what_they_were_measured_with(folder: Folder, splits: Splits)
     assert loaded.data == splits.train.part.dataset if splits.train.part else False
     assert loaded.metric == "top1" and loaded.images == 30
     loaded.check_evidence(data=splits.train.fingerprint)
+
+
+def test_the_images_of_the_training_are_listed(folder: Folder, splits: Splits) -> None:
+    """All held-out images are, also those beyond the first 30 that score."""
+    Run(folder, splits)
+    listed = read_images(folder.root / "images.csv")
+    assert set(listed.held_out.tolist()) == set(splits.held_out.image_hashes().tolist())
+    assert set(listed.trained.tolist()) == set(splits.train.image_hashes().tolist())
+    assert (len(listed.held_out), len(listed.trained)) == (40, 80)
+    # Scores on other images add to the list.
+    other = load_data("digits", SIZE, limit=120, held_out=40, seed=1)
+    Run(folder, other)
+    both = read_images(folder.root / "images.csv")
+    assert set(both.held_out.tolist()) == {
+        *listed.held_out.tolist(),
+        *other.held_out.image_hashes().tolist(),
+    }
 
 
 def test_the_same_again_evaluates_nothing_and_writes_the_same(

@@ -120,6 +120,30 @@ def test_the_counts_of_images_stand_under_keys_and_words_decide_nothing(
         training_splits(root, "digits")
 
 
+def test_the_images_that_it_evaluates_on_are_part_of_its_record(
+    trained: Callable[..., Folder], data: Callable[..., Splits], tmp_path: Path
+) -> None:
+    splits = data(limit=100)
+    root = trained(splits).root
+    evaluator = SlicedSupernet(root, "digits", images=10, calibration=20)
+    wanted = splits.held_out.some(slice(10)).image_hashes()
+    assert set(evaluator.used.held_out.tolist()) == set(wanted.tolist())
+    assert not len(evaluator.used.trained)
+    fewer = SlicedSupernet(root, "digits", images=9, calibration=20)
+    assert evaluator.of["held_out"] != fewer.of["held_out"]
+    Evaluations(evaluator, tmp_path / "run")
+    about = tmp_path / "run" / "evaluations.yaml"
+    record = yaml.safe_load(about.read_text())
+    assert record["held_out"] == evaluator.of["held_out"]
+    write_yaml(about, {**record, "held_out": fewer.of["held_out"]})
+    with pytest.raises(InputError, match="held_out: the evaluations here are of another source"):
+        Evaluations(evaluator, tmp_path / "run")
+    # Folders of older versions lack it.
+    del record["held_out"]
+    write_yaml(about, record)
+    assert len(Evaluations(evaluator, tmp_path / "run")) == 0
+
+
 def test_a_member_has_the_wilson_standard_error(
     trained: Callable[..., Folder], data: Callable[..., Splits]
 ) -> None:

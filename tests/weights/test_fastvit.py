@@ -1,8 +1,9 @@
-"""FastViT's published members: their sizes in both forms, and their outputs against timm's."""
+"""FastViT's published members: their sizes in both forms, and their outputs against timm's and the authors'."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import seeded
@@ -13,9 +14,16 @@ from torch import Tensor, nn
 import nas
 from nas.blocks.module import fold
 from nas.space import Architecture
+from nas.training.transforms import transforms_v2
+from nas.weights.importing import export_weights
+from nas.weights.network_file import load_network
 
 FOLDER = Path(seeded.__file__).parent / "fastvit"
 SPACE = nas.load_space("fastvit")
+LAYOUTS = [
+    (file.name.split(".")[0], file.name.split(".")[1]) for file in sorted(FOLDER.glob("*.csv"))
+]
+EVERY_LAYOUT = pytest.mark.parametrize(("name", "layout"), LAYOUTS)
 EVERY_MEMBER = pytest.mark.parametrize("name", SPACE.published)
 COUNTS = {
     # parameters and multiply-accumulates at 256 pixels, as trained and in inference
@@ -49,8 +57,8 @@ def member(name: str, side: int = 256) -> Architecture:
     return SPACE.published[name].at(side, EMBEDDING if "mci" in name else 1000)
 
 
-def checkpoint(name: str) -> dict[str, Tensor]:
-    return seeded.state_dict(seeded.read_types(FOLDER / f"{name}.timm.csv"))
+def checkpoint(name: str, layout: str = "timm") -> dict[str, Tensor]:
+    return seeded.state_dict(seeded.read_types(FOLDER / f"{name}.{layout}.csv"))
 
 
 @EVERY_MEMBER
@@ -77,12 +85,66 @@ def test_parameters_of_every_part_are_those_of_timm(name: str) -> None:
     assert tuple(parts.values())[:-1] == PARTS[name]
 
 
-@EVERY_MEMBER
-def test_output_equals_timms(name: str) -> None:
+@EVERY_LAYOUT
+def test_output_equals_the_reference(name: str, layout: str) -> None:
     """As trained, and in inference, where every branch is one convolution."""
-    assert_recorded(
-        member(name, 224), checkpoint(name), "fastvit/timm", FOLDER / f"{name}.timm.npz"
+    weights = checkpoint(name, layout)
+    file = FOLDER / f"{name}.{layout}.npz"
+    assert_recorded(member(name, 224), weights, f"fastvit/{layout}", file)
+
+
+@EVERY_LAYOUT
+def test_weights_go_back_as_they_came(name: str, layout: str) -> None:
+    with torch.device("meta"):
+        net = nas.build(member(name))
+    net = net.to_empty(device="cpu")
+    weights = checkpoint(name, layout)
+    nas.import_weights(net, weights)
+    back = export_weights(net, f"fastvit/{layout}")
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[key], value) for key, value in weights.items() if value.dim())
+
+
+def test_every_member_has_its_own_authors_layout() -> None:
+    assert {name for name, layout in LAYOUTS if layout != "timm"} == set(SPACE.published)
+    assert {name for name, layout in LAYOUTS if layout == "timm"} == set(SPACE.published)
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8", "fastvit_sa12", "fastvit_mci0"])
+def test_the_authors_names_are_those_that_timm_renames(name: str) -> None:
+    """timm's own conversion of an authors' checkpoint gives our export in timm's layout."""
+    transforms_v2()  # timm imports torchvision, whose wheel may be of another build of torch
+    fastvit = pytest.importorskip("timm.models.fastvit")
+    layout = "mobileclip" if "mci" in name else "official"
+    weights = checkpoint(name, layout)
+    net = nas.build(member(name))
+    nas.import_weights(net, weights)
+    head = SimpleNamespace(head=SimpleNamespace(fc=nn.Linear(1, 1)))
+    prefix = "image_encoder.model." if "mci" in name else ""
+    renamed = fastvit.checkpoint_filter_fn(
+        {f"{prefix}{key}": value for key, value in weights.items()}, head
     )
+    ours = export_weights(net, "fastvit/timm")
+    assert ours.keys() == renamed.keys()
+    assert all(torch.equal(ours[key], value) for key, value in renamed.items() if value.dim())
+
+
+def test_an_image_encoder_is_found_beside_the_text_encoder() -> None:
+    weights = checkpoint("fastvit_mci0", "mobileclip")
+    whole = {f"image_encoder.model.{key}": value for key, value in weights.items()}
+    whole |= {"text_encoder.embedding.weight": torch.ones(4, 3), "logit_scale": torch.ones(())}
+    net = nas.build(member("fastvit_mci0"))
+    loaded = load_network(whole, SPACE.published["fastvit_mci0"], "mobileclip_s0.pt")
+    assert loaded.match.layout == "fastvit/mobileclip"
+    assert loaded.network.architecture.classes == EMBEDDING
+    nas.import_weights(net, weights)
+    for name, value in net.state_dict().items():
+        assert name.endswith("tracked") or torch.equal(value, loaded.network.state_dict()[name])
+    assert not net.head.classifier.bias.any(), "a projection has no bias"
+    with torch.no_grad():
+        net.head.classifier.bias.fill_(0.5)
+    with pytest.raises(nas.InputError, match=r"head\.classifier\.bias is not 0, and the layout"):
+        export_weights(net, "fastvit/mobileclip")
 
 
 @EVERY_MEMBER

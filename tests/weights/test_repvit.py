@@ -1,4 +1,4 @@
-"""RepViT's published members: their sizes in both forms, and their outputs against timm's."""
+"""RepViT's published members: their sizes in both forms, and their outputs against timm's and the authors'."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 import nas
 from nas.blocks.module import fold
 from nas.space import published_member
+from nas.weights.importing import export_weights
 
 FOLDER = Path(seeded.__file__).parent / "repvit"
 SPACE = nas.load_space("repvit")
+EVERY_LAYOUT = pytest.mark.parametrize("layout", ["timm", "official"])
 EVERY_MEMBER = pytest.mark.parametrize("name", SPACE.published)
 COUNTS = {
     # parameters and multiply-accumulates at 224 pixels, as trained and in inference
@@ -28,8 +30,8 @@ COUNTS = {
 """Counted on timm 1.0.31, before and after its own fusion."""
 
 
-def checkpoint(name: str) -> dict[str, Tensor]:
-    return seeded.state_dict(seeded.read_types(FOLDER / f"{name}.timm.csv"))
+def checkpoint(name: str, layout: str = "timm") -> dict[str, Tensor]:
+    return seeded.state_dict(seeded.read_types(FOLDER / f"{name}.{layout}.csv"))
 
 
 @EVERY_MEMBER
@@ -49,11 +51,25 @@ def test_counts_are_those_of_timm_in_both_forms(name: str) -> None:
 
 
 @EVERY_MEMBER
-def test_output_equals_timms(name: str) -> None:
+@EVERY_LAYOUT
+def test_output_equals_the_reference(name: str, layout: str) -> None:
     """As trained, and in inference, where every branch is one convolution."""
-    assert_recorded(
-        SPACE.published[name], checkpoint(name), "repvit/timm", FOLDER / f"{name}.timm.npz"
-    )
+    weights = checkpoint(name, layout)
+    file = FOLDER / f"{name}.{layout}.npz"
+    assert_recorded(SPACE.published[name], weights, f"repvit/{layout}", file)
+
+
+@EVERY_MEMBER
+@EVERY_LAYOUT
+def test_weights_go_back_as_they_came(name: str, layout: str) -> None:
+    with torch.device("meta"):
+        net = nas.build(SPACE.published[name])
+    net = net.to_empty(device="cpu")
+    weights = checkpoint(name, layout)
+    nas.import_weights(net, weights)
+    back = export_weights(net, f"repvit/{layout}")
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[key], value) for key, value in weights.items() if value.dim())
 
 
 @EVERY_MEMBER

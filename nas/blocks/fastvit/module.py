@@ -61,6 +61,39 @@ def _timm_branches(ours: str, theirs: str) -> dict[str, str]:
     }
 
 
+_RENAMED = (
+    ("conv_kxk", "rbr_conv"),
+    ("conv_scale", "rbr_scale"),
+    ("identity", "rbr_skip"),
+    ("large_conv", "lkb_origin"),
+    ("mlp.", "convffn."),
+    ("final_conv.se.fc1", "conv_exp.se.reduce"),
+    ("final_conv.se.fc2", "conv_exp.se.expand"),
+    ("final_conv", "conv_exp"),
+    ("pos_enc", "pe"),
+    (".gamma", ""),
+    ("head.fc", "head"),
+)
+"""Parts of timm's names, and what the authors' code calls them."""
+
+
+def _layouts(timm: dict[str, str]) -> Published:
+    """Return the names of a block in all layouts, from those of timm.
+
+    MobileCLIP's image encoders are FastViTs with the authors' names, but for the head.
+    """
+    official = {}
+    for ours, theirs in timm.items():
+        for name, renamed in _RENAMED:
+            theirs = theirs.replace(name, renamed)
+        official[ours] = theirs
+    clip = {ours: theirs for ours, theirs in official.items() if ours != "classifier"}
+    if "classifier" in official:
+        # Their projection has no bias; see `zeros` in `LAYOUTS`.
+        clip["classifier.weight"] = "head.proj"
+    return {"fastvit/timm": timm, "fastvit/official": official, "fastvit/mobileclip": clip}
+
+
 class FastViTStemBlock(Block):
     """(B, 3, H, W) to (B, width, H/4, W/4); see `FastViTStem`."""
 
@@ -69,13 +102,13 @@ class FastViTStemBlock(Block):
         **RepConv.axes("second", None, "out"),
         **RepConv.axes("third", "out", "out"),
     }
-    published: ClassVar[Published] = {
-        "fastvit/timm": {
+    published: ClassVar[Published] = _layouts(
+        {
             **_timm_branches("first", "0"),
             **_timm_branches("second", "1"),
             **_timm_branches("third", "2"),
         }
-    }
+    )
 
     def __init__(self, spec: FastViTStem, shape: Shape) -> None:
         super().__init__()
@@ -99,8 +132,8 @@ class FastViTDownBlock(Block):
         **SqueezeExcite.axes("gate", _DOUBLED),
         **RepConv.axes("project", _DOUBLED, "out"),
     }
-    published: ClassVar[Published] = {
-        "fastvit/timm": {
+    published: ClassVar[Published] = _layouts(
+        {
             "spatial.large.conv": "0.large_conv.conv",
             "spatial.large.norm": "0.large_conv.bn",
             "spatial.small.conv": "0.small_conv.conv",
@@ -109,7 +142,7 @@ class FastViTDownBlock(Block):
             "gate.excite": "0.se.fc2",
             **_timm_branches("project", "1"),
         }
-    }
+    )
 
     def __init__(self, spec: FastViTDown, shape: Shape) -> None:
         super().__init__()
@@ -223,15 +256,15 @@ class RepMixerBlock(Block):
         **within("mixing", TokenMixing.axes),
         **within("ffn", ConvFFN.axes),
     }
-    published: ClassVar[Published] = {
-        "fastvit/timm": {
+    published: ClassVar[Published] = _layouts(
+        {
             **_timm_branches("mixing.mixer", "token_mixer.mixer"),
             "mixing.norm": "token_mixer.norm.identity",
             "mixing.scale": "token_mixer.layer_scale.gamma",
             **{f"ffn.{ours}": name for ours, name in ConvFFN.published.items()},
             "ffn.scale": "layer_scale.gamma",
         }
-    }
+    )
 
     undropped: ClassVar[tuple[str, ...]] = ("mixing",)
 
@@ -262,8 +295,8 @@ class FastViTAttentionBlock(Block):
         "scale": ("out",),
         **within("ffn", ConvFFN.axes),
     }
-    published: ClassVar[Published] = {
-        "fastvit/timm": {
+    published: ClassVar[Published] = _layouts(
+        {
             "encoding": "pos_enc",
             "norm": "norm",
             "qkv": "token_mixer.qkv",
@@ -272,7 +305,7 @@ class FastViTAttentionBlock(Block):
             **{f"ffn.{ours}": name for ours, name in ConvFFN.published.items()},
             "ffn.scale": "layer_scale_2.gamma",
         }
-    }
+    )
 
     undropped: ClassVar[tuple[str, ...]] = ("encoding",)
 
@@ -329,14 +362,14 @@ class FastViTHeadBlock(Block):
         **SqueezeExcite.axes("gate", _DOUBLED),
         **linear_axes("classifier", _DOUBLED, None),
     }
-    published: ClassVar[Published] = {
-        "fastvit/timm": {
+    published: ClassVar[Published] = _layouts(
+        {
             **_timm_branches("conv", "final_conv"),
             "gate.squeeze": "final_conv.se.fc1",
             "gate.excite": "final_conv.se.fc2",
             "classifier": "head.fc",
         }
-    }
+    )
 
     def __init__(self, spec: FastViTHead, shape: Shape) -> None:
         super().__init__()
@@ -365,6 +398,30 @@ def _timm(operations: Sequence[Operation]) -> dict[str, str]:
         if isinstance(operation.spec, FastViTAttention) and operation.spec.encoding:
             stage = prefixes[operation.name].partition(".blocks.")[0]
             prefixes[f"{operation.name}.encoding"] = f"{stage}.pos_emb"
+    return prefixes
+
+
+def _official(operations: Sequence[Operation]) -> dict[str, str]:
+    """Return the prefixes of the authors' names, where stages, downsamplings and positional
+    encodings are one list."""
+    prefixes = {"stem": "patch_embed", "head": ""}
+    place = 0
+    index = 0
+    for operation in operations:
+        name = operation.name
+        if name in prefixes:
+            continue
+        if name.endswith("_entry"):
+            # The downsampling stands behind the stage before, and its own stage behind it.
+            prefixes[name] = f"network.{place + 1}.proj"
+            place += 2
+            index = 0
+            continue
+        if isinstance(operation.spec, FastViTAttention) and operation.spec.encoding:
+            prefixes[f"{name}.encoding"] = f"network.{place}"
+            place += 1
+        prefixes[name] = f"network.{place}.{index}"
+        index += 1
     return prefixes
 
 
@@ -398,4 +455,29 @@ def _publish(operation: Operation, name: str, value: Tensor) -> Tensor:
     return value
 
 
-LAYOUTS = (CheckpointLayout("fastvit/timm", _timm, convert=_convert, publish=_publish),)
+def _convert_clip(operation: Operation, name: str, value: Tensor) -> Tensor:
+    """Return a tensor of MobileCLIP's in the shape of ours: their projection is (in, out)."""
+    if isinstance(operation.spec, FastViTHead) and name == "classifier.weight":
+        return value.T
+    return _convert(operation, name, value)
+
+
+def _publish_clip(operation: Operation, name: str, value: Tensor) -> Tensor:
+    """Return the inverse of `_convert_clip`."""
+    if isinstance(operation.spec, FastViTHead) and name == "classifier.weight":
+        return value.T
+    return _publish(operation, name, value)
+
+
+LAYOUTS = (
+    CheckpointLayout("fastvit/timm", _timm, convert=_convert, publish=_publish),
+    CheckpointLayout("fastvit/official", _official, convert=_convert, publish=_publish),
+    CheckpointLayout(
+        "fastvit/mobileclip",
+        _official,
+        convert=_convert_clip,
+        publish=_publish_clip,
+        zeros=("head.classifier.bias",),
+        classes_dim=1,
+    ),
+)

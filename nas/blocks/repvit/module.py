@@ -46,7 +46,13 @@ class RepViTStemBlock(Block):
             "first.norm": "conv1.bn",
             "second.conv": "conv2.c",
             "second.norm": "conv2.bn",
-        }
+        },
+        "repvit/official": {
+            "first.conv": "0.c",
+            "first.norm": "0.bn",
+            "second.conv": "2.c",
+            "second.norm": "2.bn",
+        },
     }
 
     def __init__(self, spec: RepViTStem, shape: Shape) -> None:
@@ -106,6 +112,12 @@ class FFN(nn.Module):
         "project.conv": "conv2.c",
         "project.norm": "conv2.bn",
     }
+    official: ClassVar[dict[str, str]] = {
+        "expand.conv": "0.c",
+        "expand.norm": "0.bn",
+        "project.conv": "2.c",
+        "project.norm": "2.bn",
+    }
 
     def __init__(self, spec: RepViTBlock | RepViTDown, channels: int) -> None:
         super().__init__()
@@ -147,7 +159,13 @@ class RepViTBlockBlock(Block):
             "gate.squeeze": "se.fc1",
             "gate.excite": "se.fc2",
             **_below("ffn", "channel_mixer", FFN.published),
-        }
+        },
+        "repvit/official": {
+            **_below("mixing", "token_mixer.0", DepthwiseMixing.published),
+            "gate.squeeze": "token_mixer.1.fc1",
+            "gate.excite": "token_mixer.1.fc2",
+            **_below("ffn", "channel_mixer.m", FFN.official),
+        },
     }
 
     undropped: ClassVar[tuple[str, ...]] = ("mixing", "gate")
@@ -185,7 +203,17 @@ class RepViTDownBlock(Block):
             "project.conv": "channel_downsample.c",
             "project.norm": "channel_downsample.bn",
             **_below("ffn", "ffn", FFN.published),
-        }
+        },
+        # Two blocks there: one of stride 1, then one of stride 2 (`_official`).
+        "repvit/official": {
+            **_below("mixing", "token_mixer.0", DepthwiseMixing.published),
+            **_below("before", "channel_mixer.m", FFN.official),
+            "spatial.conv": "token_mixer.0.c",
+            "spatial.norm": "token_mixer.0.bn",
+            "project.conv": "token_mixer.2.c",
+            "project.norm": "token_mixer.2.bn",
+            **_below("ffn", "channel_mixer.m", FFN.official),
+        },
     }
 
     def __init__(self, spec: RepViTDown, shape: Shape) -> None:
@@ -223,7 +251,13 @@ class RepViTHeadBlock(Block):
             "classifier": "head.l",
             "distilled_norm": "head_dist.bn",
             "distilled": "head_dist.l",
-        }
+        },
+        "repvit/official": {
+            "norm": "classifier.bn",
+            "classifier": "classifier.l",
+            "distilled_norm": "classifier_dist.bn",
+            "distilled": "classifier_dist.l",
+        },
     }
 
     def __init__(self, spec: RepViTHead, shape: Shape) -> None:
@@ -266,4 +300,27 @@ def _timm(operations: Sequence[Operation]) -> dict[str, str]:
     )
 
 
-LAYOUTS = (CheckpointLayout("repvit/timm", _timm),)
+def _official(operations: Sequence[Operation]) -> dict[str, str]:
+    """Return the prefixes of the authors' names: all blocks are in one list, behind the stem.
+
+    What we call a downsampling is two of them, the first as all others, the second of stride 2.
+    """
+    prefixes = {"stem": "features.0", "head": "classifier"}
+    number = 1
+    for operation in operations:
+        name = operation.name
+        if name in prefixes:
+            continue
+        if isinstance(operation.spec, RepViTDown):
+            prefixes[f"{name}.mixing"] = f"features.{number}"
+            prefixes[f"{name}.before"] = f"features.{number}"
+            number += 1
+        prefixes[name] = f"features.{number}"
+        number += 1
+    return prefixes
+
+
+LAYOUTS = (
+    CheckpointLayout("repvit/timm", _timm),
+    CheckpointLayout("repvit/official", _official),
+)
