@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -334,6 +335,11 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
             f"{where}: cannot be used ({_line(cause.__cause__ or cause, settings)}). Its trials are"
             " kept. Fix: make it available, and the same command resumes"
         ) from error
+    except (JSONDecodeError, UnicodeDecodeError) as error:
+        # The database itself is whole, but not what Optuna wrote into it.
+        raise NasError(
+            f"{where}: is damaged ({_line(error, settings)}). Fix: restore it, or give another --study"
+        ) from None
     finally:
         threading.excepthook = hook
 
