@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from nas.display import shortened
 from nas.errors import InputError
 from nas.files import number_in, read_text
 
@@ -166,12 +165,12 @@ def count_in(where: str, column: str, text: str, what: str = "a whole number") -
     """
     # `int` alone would take ' 5', '1_000', '-1' and other alphabets' digits.
     if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
-        reason = f"{column}: '{shortened(text, 40)}' is not {what}, at least 0"
+        reason = f"{column}: '{text[:40]}' is not {what}, at least 0"
         raise InputError(f"{where}: {reason}", reason=reason)
     return int(text)
 
 
-_FORMULA = re.compile(r"[=+\-@\t\r]")
+_FORMULA = re.compile(r"[=+\-@\t\n]")
 """First characters by which a spreadsheet takes a cell for a formula, which may run a program."""
 
 
@@ -197,7 +196,11 @@ class Writer:
 
 def harmless(value: Any) -> Any:
     """Return a cell that no spreadsheet takes for a formula; numbers come back as they are."""
-    if not isinstance(value, str) or not _FORMULA.match(value):
+    if not isinstance(value, str):
+        return value
+    # `csv` writes a carriage return without quotes, and a reader ends the row at it.
+    value = value.replace("\r\n", "\n").replace("\r", "\n")
+    if not _FORMULA.match(value):
         return value
     try:
         float(value)

@@ -10,7 +10,7 @@ import re
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,9 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[None]:
+def sole_writer(
+    folder: Path, work: str, reentrant: bool = False, once: bool = False
+) -> Iterator[None]:
     """Context manager: inside, no other process does this work in the folder, which is made.
 
     A folder that did not exist, and that an error leaves empty, is removed again.
@@ -96,6 +98,7 @@ def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[No
         folder: where the file `.lock` is held.
         work: what another process would be doing, for the message: "training in this folder".
         reentrant: whether this process may lock the folder again inside.
+        once: whether the folder is finished afterwards, so that the file is removed.
 
     Raises:
         NasError: when another process has the lock, or the folder cannot be made.
@@ -103,6 +106,9 @@ def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[No
     from filelock import FileLock, Timeout
 
     made = [path for path in (folder, *folder.parents) if not path.exists()]
+    # Opening a link would empty the file that it leads to.
+    if (folder / LOCK_FILE).is_symlink():
+        raise NasError(f"{folder / LOCK_FILE}: is a link, expected a file. Fix: remove it")
     lock = FileLock(folder / LOCK_FILE, is_singleton=reentrant)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,6 +127,9 @@ def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[No
         yield
     finally:
         # While the lock is held, so that no other process begins in a folder that goes.
+        if once:
+            with suppress(OSError):
+                (folder / LOCK_FILE).unlink(missing_ok=True)
         _remove_empty(made)
         lock.release()
 

@@ -335,6 +335,7 @@ class TrainedRecipe(Part):
     """The part of a recorded recipe that later commands read."""
 
     seed: Count = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
 class TrainedFile(Part):
@@ -350,6 +351,7 @@ class SupernetFile(TrainedFile):
 
     resolution: tuple[Side, Side]
     classes: Annotated[int, Field(ge=2, le=100_000, strict=True)]
+    recipe: TrainedRecipe
 
 
 def read_trained(path: Path, kind: type[TrainedFile] = TrainedFile) -> YamlFile:

@@ -119,7 +119,7 @@ def not_left_empty(folder: Path) -> Iterator[None]:
     Raises:
         NasError: when another process does.
     """
-    with sole_writer(folder, "searching into this folder"):
+    with sole_writer(folder, "searching into this folder", once=True):
         try:
             yield
         except BaseException:
@@ -134,9 +134,6 @@ def not_left_empty(folder: Path) -> Iterator[None]:
                 if folder.parent == Path("runs"):
                     folder.parent.rmdir()
             raise
-        finally:
-            # A finished run has no lock: it is never written again.
-            (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _finish(folder: Path, document: Mapping[str, Any]) -> None:

@@ -22,7 +22,8 @@ from mutations import Mutation
 from subjects import Subject
 
 CPU_SECONDS = 10
-WALL_SECONDS = 25
+WALL_PER_CPU = 4
+"""Seconds by the clock for each one of the processor: other work may run beside this."""
 MEMORY = 10 << 30
 
 
@@ -94,7 +95,7 @@ def tried(subject: Subject, mutation: Mutation, folder: Path, before: dict[str, 
     path = folder / subject.file
     mutation.apply(path)
     damaged = listing(folder)
-    code, out, err, trace = called(subject.use)
+    code, out, err, trace = called(subject.use, CPU_SECONDS)
     bad = ""
     text = err.strip()
     if trace:
@@ -106,7 +107,9 @@ def tried(subject: Subject, mutation: Mutation, folder: Path, before: dict[str, 
         if code and not bad:
             after = listing(folder)
             left = sorted(
-                name for name in after.keys() - damaged.keys() if Path(name).name != ".lock"
+                name
+                for name in after.keys() - damaged.keys()
+                if not name.endswith((".lock", ".db-shm", ".db-wal"))
             )
             lost = sorted(damaged.keys() - after.keys())
             if left or lost:
@@ -143,13 +146,18 @@ def _message(subject: Subject, code: int, out: str, err: str) -> str:
     return ""
 
 
-def called(use: Any) -> tuple[int | None, str, str, tuple[str, str] | None]:
-    """Return the exit code, both outputs, and the kind and text of an error that escaped."""
+def called(use: Any, seconds: int = 0) -> tuple[int | None, str, str, tuple[str, str] | None]:
+    """Return the exit code, both outputs, and the kind and text of an error that escaped.
+
+    Args:
+        use: words of a command, or a function.
+        seconds: maximum time on the processor; 0 for any. `_child` handles the signals.
+    """
     out, err = io.StringIO(), io.StringIO()
     # warnings and print keep the streams of sys, so both are replaced.
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds * WALL_PER_CPU)
         try:
             code = _command(use) if isinstance(use, (tuple, list)) else _function(use)
         except TooLong:
@@ -223,7 +231,7 @@ def outcomes(
         os.close(writer)
         with open(reader, encoding="utf-8") as lines:
             # A library that waits for a pipe never returns to Python, where the timer would end it.
-            while select.select([lines], [], [], 2 * WALL_SECONDS)[0] and (
+            while select.select([lines], [], [], 2 * WALL_PER_CPU * CPU_SECONDS)[0] and (
                 line := lines.readline()
             ):
                 yield Outcome(**json.loads(line))
