@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import Splits
-from nas.files import YamlFile, write_yaml
+from nas.files import write_yaml
 from nas.finetune.options import Recipe
 from nas.finetune.start import Start
 from nas.finetune.teacher import Teacher
-from nas.runs.schema import ARCHITECTURE_FILE, FINETUNE_FILE, IMAGES_FILE, WEIGHTS_FILE
+from nas.runs.schema import (
+    ARCHITECTURE_FILE,
+    FINETUNE_FILE,
+    IMAGES_FILE,
+    WEIGHTS_FILE,
+    read_trained,
+)
 from nas.space import Architecture, load_architecture
 from nas.tasks import task_of
 from nas.training.state import TrainingFolder
@@ -71,7 +77,7 @@ def describe(
             {**wanted, "versions": versions("torch", "safetensors"), "command": command},
         )
         return
-    found = YamlFile(folder.description)
+    found = read_trained(folder.description)
     remedy = ". Fix: another --out, or the options that it was started with"
     there = dict(found.data)
     # Settings that an older version did not have get their defaults.
