@@ -21,6 +21,7 @@ from nas.blocks import HeadSpec
 from nas.data import ImageData, Splits
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
+from nas.finetune.examples import write_examples
 from nas.finetune.options import Recipe
 from nas.finetune.start import Start, load_start
 from nas.finetune.task import Finetuning
@@ -473,11 +474,13 @@ def _write(
     header |= start.trained_on.then(data.train.classes, images_of(data.train, recipe.seed)).header()
     if start.init and "supernet" in start.init:
         header["supernet"] = start.init["supernet"]
+    masks = task_of(network.architecture.head).has_maps
     finish(
         folder,
         network,
         {
             "accuracy": accuracy,
+            **({"examples": write_examples(folder.root, network, data)} if masks else {}),
             "epoch": epoch,
             "epochs": recipe.epochs,
             "seconds": took,

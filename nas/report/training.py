@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nas.csv_files import read_columns
+from nas.data.palette import colours
 from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y_axis
 from nas.files import YamlFile
 from nas.report.figure import STAR
@@ -61,14 +63,33 @@ class _Data(Part):
     classes: tuple[Any, ...] = ()
 
 
+class _Picture(Part):
+    # Nothing else may be put into a page that is made of somebody else's run.
+    file: str = Field(pattern=r"^examples/[0-9]+\.png$")
+    image: int
+    right: float | None
+
+
+class _Examples(Part):
+    part: str
+    classes: tuple[int, ...]
+    files: tuple[_Picture, ...]
+
+
+class _Network(Part):
+    name: str = ""
+
+
 class _FinetuneFile(Part):
     """The file that `nas finetune` writes; accuracy and provenance are added at its end."""
 
     format: Literal["nas-finetune-1"]
     command: str
     start: str
+    architecture: _Network = Field(default_factory=_Network)
     data: _Data | None = None
     accuracy: _Accuracies | None = None
+    examples: _Examples | None = None
     provenance: str = ""
 
 
@@ -94,6 +115,33 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A picture of an image, its mask and the network's answer, side by side.
+
+    Attributes:
+        source: the PNG file as a data URL.
+        about: which image it is, and how many of its pixels are right.
+    """
+
+    source: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The pictures of a fine-tuning.
+
+    Attributes:
+        part: the part of the data that the images are of.
+        classes: names and colours of the classes that occur in them.
+    """
+
+    part: str
+    classes: tuple[tuple[str, str], ...]
+    pictures: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
 class Fit:
     """One fine-tuning.
 
@@ -109,6 +157,8 @@ class Fit:
         provenance: the data and the length of the training, as text.
         data: fingerprint of the training images; None in older files.
         classes: number of classes.
+        examples: pictures of its answers; None where it wrote none.
+        network: name of the trained network.
     """
 
     name: str
@@ -122,6 +172,8 @@ class Fit:
     command: str
     data: str | None = None
     classes: int = 0
+    examples: Examples | None = None
+    network: str = ""
 
 
 def read_fit(folder: Path) -> Fit | None:
@@ -161,7 +213,37 @@ def read_fit(folder: Path) -> Fit | None:
         about.command,
         about.data.fingerprint if about.data else None,
         len(about.data.classes) if about.data else 0,
+        _examples(folder, about) if judged else None,
+        about.architecture.name,
     )
+
+
+def _examples(folder: Path, about: _FinetuneFile) -> Examples | None:
+    """Return the pictures of a fine-tuning; those whose files are gone are left out."""
+    drawn = about.examples
+    if drawn is None or about.data is None:
+        return None
+    names = [str(name) for name in about.data.classes]
+    palette = colours(len(names))
+    pictures = tuple(
+        Example(data_url(folder / each.file), _about(each))
+        for each in drawn.files
+        if (folder / each.file).is_file()
+    )
+    shown = tuple((names[index], palette[index]) for index in drawn.classes if index < len(names))
+    return Examples(f"{drawn.part.replace('_', '-')} images", shown, pictures) if pictures else None
+
+
+def _about(picture: _Picture) -> str:
+    right = (
+        "no pixel labelled" if picture.right is None else f"{picture.right:.1f} % of pixels right"
+    )
+    return f"image {picture.image + 1}: {right}"
+
+
+def data_url(path: Path) -> str:
+    """Return a PNG file as a URL that holds it, so that a page needs no other file."""
+    return f"data:image/png;base64,{b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
