@@ -298,7 +298,7 @@ def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:
         return asked.apply(space)
     head = trained.scored.heads[0]
     if head.task != space.heads[0].task:
-        space = space.with_head(head)
+        space = space.with_head(*trained.scored.heads)
     if asked.segment is not None:
         own = "a classifier" if head.task == "classification" else "a head of its own"
         raise InputError(

@@ -92,7 +92,8 @@ def _device(problem: Problem, members: int, folder: Path) -> dict[str, Any]:
 
 def _text(found: Several, rows: dict[str, dict[str, Any]], folder: Path) -> str:
     """Return the table of members with a latency per device, and the lines on their sources."""
-    from nas.cli.search_output import accuracy_text, table_fact
+    from nas.cli.members_table import accuracy_text
+    from nas.cli.search_output import table_fact
     from nas.tasks import metric_words
 
     problems = [each.problem for each in found.devices]

@@ -9,7 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import Column, row_text, say, table_text
+from nas.cli.members_table import members_table
+from nas.cli.output import Column, row_text, say
 from nas.space.sizes import size_text
 from nas.tasks import metric_words
 
@@ -52,7 +53,7 @@ def recorded_by(folder: str, space: Space) -> RecordedScores:
         )
     # A supernet of another task has a head of its own, and scores in the metric of its task.
     same = found.scored.heads[0].task == space.heads[0].task
-    found.check(space if same else space.with_head(found.scored.heads[0]))
+    found.check(space if same else space.with_head(*found.scored.heads))
     return found
 
 
@@ -318,7 +319,14 @@ def document(
     points: Sequence[FrontPoint] | None = None,
 ) -> dict[str, Any]:
     """Return the result as plain data, for --json, with the front where there is one."""
-    from nas.search.description import SCORES_PRECISION, evaluated, finite, limits, score_by
+    from nas.search.description import (
+        SCORES_PRECISION,
+        evaluated,
+        finite,
+        heads,
+        limits,
+        score_by,
+    )
 
     table = problem.table
     device = problem.table.device
@@ -327,6 +335,7 @@ def document(
         "space": problem.space.name,
         "resolution": list(found.architecture.resolution),
         "frozen": list(problem.frozen),
+        "heads": heads(problem, found.architecture),
         "device": device.name,
         "engine": problem.engine,
         "candidates": problem.candidates,
@@ -377,55 +386,18 @@ def text(
     """
     found = others[problem.engine]
     rows = {"found": row(problem, found.architecture), **published(problem)}
-    lines = [members(rows), ""]
+    lines = [members_table(rows), ""]
     lines += [f"accuracy  {fact}" for fact in _accuracy_facts(problem, found)]
     lines.append(f"latency   {table_fact(problem)}")
     lines.append(f"engine    {_engine_fact(problem, others)}")
     lines += evaluated_text(found, problem)
+    lines += _head_facts(problem, found)
     lines += [f"size      {_size_fact(each)}" for each in sizes]
     if problem.start is not None:
         lines.append(f"frozen    {', '.join(problem.frozen)}, as in {problem.start.name}")
     if front:
         lines.append(f"front     {front} members: {folder / 'front.csv'}, front.png")
     return "\n".join([*lines, f"run       {folder}"])
-
-
-def members(rows: Mapping[str, dict[str, Any]]) -> str:
-    """Return the table of members as text."""
-    known = [each["accuracy"]["metric"] for each in rows.values() if each.get("accuracy")]
-    what = f"{metric_words(known[0])} %" if known else "points"
-    figures = [Column(title, right=True) for title in ("ms", what)]
-    columns = [
-        Column(),
-        *figures,
-        Column(),
-        Column(),
-        Column("params", right=True),
-        Column("MACs", right=True),
-    ]
-    shapes = [Column(title) for title in ("widths", "depths", "attention")]
-    return table_text([*columns, *shapes], [_cells(name, each) for name, each in rows.items()])
-
-
-def _cells(name: str, each: dict[str, Any]) -> tuple[str, ...]:
-    """Return the row of one member."""
-    error = each["latency_error"]
-    ms = f"{each['latency_ms']:.2f}" + (f" ± {error:.2f}" if error is not None else "")
-    macs = f"{each['macs'] / 1e9:.2f} G" if each["macs"] >= 1e8 else f"{each['macs'] / 1e6:.1f} M"
-    shape = ("-".join(map(str, each[key])) for key in ("widths", "depths", "attention"))
-    return (name, ms, *accuracy_text(each), f"{each['params'] / 1e6:.1f} M", macs, *shape)
-
-
-def accuracy_text(each: dict[str, Any]) -> tuple[str, str, str]:
-    """Return a member's accuracy, its error and a note; in points where only costs are known."""
-    known = each.get("accuracy")
-    if known is None:
-        return f"{-each['cost']:+.2f}", "", ""
-    value = known[known["metric"]]
-    if known.get("predicted") is not None:
-        without = f"{known['predicted']:.1f} ± {known['predicted_error']:.1f}"
-        return f"{value:.1f}", "", f"published; without it {without}"
-    return f"{value:.1f}", f"± {known['standard_error']:.1f}", ""
 
 
 def _accuracy_facts(problem: Problem, found: Found) -> list[str]:
@@ -461,6 +433,23 @@ def _size_fact(each: Mapping[str, Any]) -> str:
     value = f"{accuracy[accuracy['metric']]:.1f} ± {accuracy['standard_error']:.1f} %"
     chosen = ", chosen" if each["chosen"] else ""
     return f"{size}: {value} at {each['latency_ms']:.3f} ms{chosen}"
+
+
+def _head_facts(problem: Problem, found: Found) -> list[str]:
+    """Return a line per head that the search chose from, with what the scores know of it."""
+    from nas.search.description import heads
+
+    rows = heads(problem, found.architecture)
+    varied = [
+        name
+        for name in (rows[0] if rows else {})
+        if name not in ("cost", "chosen") and len({str(row[name]) for row in rows}) > 1
+    ]
+    return [
+        f"head      {', '.join(f'{name} {each[name]}' for name in varied)}:"
+        f" {0.0 - each['cost']:+.2f} points{', chosen' if each['chosen'] else ''}"
+        for each in rows
+    ]
 
 
 def table_fact(problem: Problem) -> str:

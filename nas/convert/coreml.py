@@ -6,11 +6,14 @@ import gc
 import os
 import shutil
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 from torch.export import ExportedProgram
 
@@ -70,6 +73,7 @@ def to_ml_program(chain: Chain) -> Any:
     """Return the `coremltools.models.MLModel` of a chain, for iOS 16 and macOS 13 and later."""
     import coremltools as ct
 
+    register_operations()
     torch.manual_seed(0)
     module, _ = build(chain)
     if chain.weights is None:
@@ -115,6 +119,34 @@ def tile_weights(module: nn.Module) -> None:
 
 def _inputs(chain: Chain) -> tuple[Shape, ...]:
     return chain.input.levels if chain.input.layout == "pyramid" else (chain.input,)
+
+
+@cache
+def register_operations() -> None:
+    """Tell coremltools how Core ML computes bicubic upsampling, for which it has no operation.
+
+    Both conversions (here and in `nas.export.targets.coreml`) call it before they begin.
+    """
+    from coremltools.converters.mil import Builder, register_torch_op
+
+    @register_torch_op(torch_alias=["upsample_bicubic2d.vec"])  # type: ignore[untyped-decorator]
+    def upsample_bicubic2d(context: Any, node: Any) -> None:
+        maps = context[node.inputs[0]]  # (B, C, H, W)
+        height, width = node.inputs[1]
+        rows = bicubic_matrix(maps.shape[2], height)
+        columns = bicubic_matrix(maps.shape[3], width)
+        # The interpolation is linear and works on rows and columns separately, so it is R X C^T.
+        tall = Builder.matmul(x=rows, y=maps)
+        context.add(Builder.matmul(x=tall, y=columns.T.copy(), name=node.name))
+
+
+def bicubic_matrix(before: int, after: int) -> NDArray[np.float32]:
+    """Return the matrix (after, before) that resizes a column of values as torch does."""
+    # The columns of the identity are the unit vectors, and along the other side nothing is resized.
+    unit = torch.eye(before)[None, None]
+    resized = F.interpolate(unit, size=(after, before), mode="bicubic", align_corners=False)
+    matrix: NDArray[np.float32] = resized[0, 0].numpy()
+    return matrix
 
 
 def without_aliases(program: ExportedProgram) -> ExportedProgram:

@@ -18,6 +18,7 @@ from torch import nn
 from nas.data import ImageData, Splits
 from nas.errors import NasError
 from nas.files import YamlFile, replacing, write_yaml
+from nas.finetune.examples import write_examples
 from nas.finetune.folder import FinetuneFolder
 from nas.finetune.options import Recipe
 from nas.finetune.start import Start
@@ -70,6 +71,8 @@ def evaluate_and_write(
                 "left_out_of_test": {"trained": clean.trained, "held_out": clean.held_out}
             }
             outcome = {"accuracy": accuracy, "images": images, "epoch": epoch}
+            if task_of(kept.architecture.head).has_maps:
+                outcome["examples"] = write_examples(folder.root, kept, data)
             _write(folder, start, kept, outcome, data, recipe, teacher)
 
 

@@ -19,6 +19,7 @@ from nas.devices.kinds import KINDS, DeviceKind
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.report.alpha import Alpha, read_alpha
+from nas.report.beside import Trained, read_beside
 from nas.report.breakdown import (
     Bar,
     Breakdown,
@@ -66,6 +67,7 @@ class RunReport:
         breakdown: on the run's device; None where neither the table nor a check exists.
         others: checks on other devices.
         fits: fine-tunings, finished or not.
+        beside: the found network and others that were trained on the same images; empty without any.
         left_out: the missing parts, in the order of the next steps.
         before: the commands that made the inputs of the search, as far as recorded.
         after: the commands that used the result.
@@ -82,6 +84,7 @@ class RunReport:
     others: tuple[Breakdown, ...]
     alpha: Alpha | None
     fits: tuple[Fit, ...]
+    beside: tuple[Trained, ...]
     exports: Exports | None
     rows: TableRows | None
     scores: Scores | None
@@ -189,6 +192,7 @@ def _load(folder: Path, about: About, several: bool) -> RunReport:
         tuple(check for check in checks if check is not own),
         alpha,
         fits,
+        read_beside(folder, arch, fits, sources.table),
         exports,
         table_rows(sources.table, arch) if sources.table else None,
         sources.scores,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from nas.csv_files import read_columns
+from nas.data.palette import colours
 from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y_axis
 from nas.files import YamlFile
 from nas.report.figure import STAR
@@ -76,15 +78,34 @@ class FitImages(UsedImagesRecord):
     left_out_of_test: _LeftOut = _LeftOut()
 
 
+class _Picture(Part):
+    # Nothing else may be put into a page that is made of somebody else's run.
+    file: str = Field(pattern=r"^examples/[0-9]+\.png$")
+    image: int
+    right: float | None
+
+
+class _Examples(Part):
+    part: str
+    classes: tuple[int, ...]
+    files: tuple[_Picture, ...]
+
+
+class _Network(Part):
+    name: str = ""
+
+
 class _FinetuneFile(Part):
     """The file that `nas finetune` writes; accuracy and provenance are added at its end."""
 
     format: Literal["nas-finetune-1"]
     command: str
     start: str
+    architecture: _Network = Field(default_factory=_Network)
     data: _Data | None = None
     images: FitImages | None = None
     accuracy: _Accuracies | None = None
+    examples: _Examples | None = None
     provenance: str = ""
 
 
@@ -110,6 +131,33 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Example:
+    """A picture of an image, its mask and the network's answer, side by side.
+
+    Attributes:
+        source: the PNG file as a data URL.
+        about: which image it is, and how many of its pixels are right.
+    """
+
+    source: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The pictures of a fine-tuning.
+
+    Attributes:
+        part: the part of the data that the images are of.
+        classes: names and colours of the classes that occur in them.
+    """
+
+    part: str
+    classes: tuple[tuple[str, str], ...]
+    pictures: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
 class Fit:
     """One fine-tuning.
 
@@ -127,6 +175,8 @@ class Fit:
         classes: number of classes.
         images: those that the network was trained on or chosen by; None before the end, and in
             older files.
+        examples: pictures of its answers; None where it wrote none.
+        network: name of the trained network.
     """
 
     name: str
@@ -141,6 +191,8 @@ class Fit:
     data: str | None = None
     classes: int = 0
     images: FitImages | None = None
+    examples: Examples | None = None
+    network: str = ""
 
 
 def read_fit(folder: Path) -> Fit | None:
@@ -181,7 +233,37 @@ def read_fit(folder: Path) -> Fit | None:
         about.data.fingerprint if about.data else None,
         len(about.data.classes) if about.data else 0,
         about.images,
+        _examples(folder, about) if judged else None,
+        about.architecture.name,
     )
+
+
+def _examples(folder: Path, about: _FinetuneFile) -> Examples | None:
+    """Return the pictures of a fine-tuning; those whose files are gone are left out."""
+    drawn = about.examples
+    if drawn is None or about.data is None:
+        return None
+    names = [str(name) for name in about.data.classes]
+    palette = colours(len(names))
+    pictures = tuple(
+        Example(data_url(folder / each.file), _about(each))
+        for each in drawn.files
+        if (folder / each.file).is_file()
+    )
+    shown = tuple((names[index], palette[index]) for index in drawn.classes if index < len(names))
+    return Examples(f"{drawn.part.replace('_', '-')} images", shown, pictures) if pictures else None
+
+
+def _about(picture: _Picture) -> str:
+    right = (
+        "no pixel labelled" if picture.right is None else f"{picture.right:.1f} % of pixels right"
+    )
+    return f"image {picture.image + 1}: {right}"
+
+
+def data_url(path: Path) -> str:
+    """Return a PNG file as a URL that holds it, so that a page needs no other file."""
+    return f"data:image/png;base64,{b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:

@@ -116,6 +116,26 @@ def accuracy_row(accuracy: Accuracy) -> dict[str, Any]:
     return row
 
 
+def heads(problem: Problem, arch: Architecture) -> list[dict[str, Any]]:
+    """Return one row per head that a search chose from: its cost and whether `arch` has it.
+
+    Costs are points below the largest member's head. There are no rows where the space has one head.
+    """
+    space = problem.space
+    scores = problem.scores
+    if len(space.heads) < 2:
+        return []
+    largest = scores.head_cost(space.largest().head)
+    return [
+        {
+            **head.to_dict(),
+            "cost": scores.head_cost(head) - largest,
+            "chosen": head == arch.head,
+        }
+        for head in space.heads
+    ]
+
+
 def kind_of(scores: Scores) -> str:
     """Return the kind of scores: law, recorded, posterior, or the name of their class."""
     kinds = {LawScores: "law", RecordedScores: "recorded", PosteriorScores: "posterior"}

@@ -17,7 +17,7 @@ from nas.latency import LatencyTable
 from nas.search.engines import AUTO, ENGINES, EVALUATING
 from nas.search.engines.optuna.storage import StudySettings
 from nas.search.fastest import fastest, least
-from nas.search.graph import Graph
+from nas.search.graph import Graph, same_head
 from nas.search.limits import Limit, further_limits
 from nas.search.problem import Candidates, Found, Objective, OutOfReach, Problem, Step
 from nas.space import Architecture, Space
@@ -168,6 +168,7 @@ def pose(
     # prediction.
     table = table.calibrated(space.name, space.resolution)
     scores.check(space)
+    _check_heads(space, scores)
     scores = scores.at(space)
     drop = _most_drop(scores, engine, min_accuracy, max_drop)
     # The scores are those of the whole space: costs count from its largest member, frozen or not.
@@ -238,6 +239,23 @@ def _frozen(
         start = _smallest_published(space) or space.largest()
     check_type("start", start, Architecture, "nas.load_architecture")
     return freeze_parts(space, parts, start)
+
+
+def _check_heads(space: Space, scores: Scores) -> None:
+    """Raise InputError where a space has several heads whose accuracies the scores do not know.
+
+    Such scores give every head the same cost, so that a search would take the fastest head whatever
+    it loses. Scores of another task know none of them.
+    """
+    known = scores.scored.heads
+    if len(space.heads) > 1 and not all(
+        any(same_head(head, each) for each in known) for head in space.heads
+    ):
+        raise InputError(
+            f"{len(space.heads)} heads to choose from: these scores do not know how accuracy depends"
+            " on the head. Fix: one --head-width and one --head-depth, or --supernet with a training"
+            " of `nas train --segment` with these heads"
+        )
 
 
 def _check_number(what: str, number: object) -> None:

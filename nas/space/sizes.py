@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nas.errors import InputError
@@ -49,6 +51,41 @@ def resolutions(text: Any) -> Resolutions:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """Several different whole numbers, smallest first."""
+
+    values: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.values))
+
+
+def _numbers(most: int) -> Callable[[Any], Numbers]:
+    """Return a function that reads whole numbers from 1 to `most`, as in 32,64."""
+
+    def read(value: Any) -> Numbers:
+        if isinstance(value, Numbers):
+            return value
+        several = value if isinstance(value, (list, tuple)) else str(value).split(",")
+        expected = f"expected whole numbers from 1 to {most}, separated by commas"
+        try:
+            values = [int(str(each).strip()) for each in several]
+        except ValueError:
+            raise ValueError(f"is not a whole number ({expected})") from None
+        if not values or not all(1 <= each <= most for each in values):
+            raise ValueError(f"is out of range ({expected})")
+        if len(set(values)) < len(values):
+            raise ValueError("names a number twice (expected different ones)")
+        return Numbers(tuple(sorted(values)))
+
+    return read
+
+
+_MOST_WIDTH = 4096
+_MOST_DEPTH = 8
+
+
+@dataclass(frozen=True)
 class Sizes:
     """The sizes that options ask for; None where an option was not given."""
 
@@ -77,20 +114,26 @@ class Sizes:
         example="19",
     )
 
-    head_width: int | None = option(
+    head_width: Numbers | None = option(
         None,
-        help="Channels of the segmentation head.",
-        at_least=1,
-        at_most=4096,
+        help=(
+            "Channels of the segmentation head, from 1 to 4096. Several, separated by commas, are"
+            " choices of a space."
+        ),
+        metavar="WIDTHS",
+        read=_numbers(_MOST_WIDTH),
         shown="64",
         example="32",
         requires={"segment": ANY},
     )
-    head_depth: int | None = option(
+    head_depth: Numbers | None = option(
         None,
-        help="Blocks of the segmentation head.",
-        at_least=1,
-        at_most=8,
+        help=(
+            "Blocks of the segmentation head, from 1 to 8. Several, separated by commas, are choices"
+            " of a space."
+        ),
+        metavar="DEPTHS",
+        read=_numbers(_MOST_DEPTH),
         shown="1",
         example="1",
         requires={"segment": ANY},
@@ -110,19 +153,40 @@ class Sizes:
             InputError: it cannot have these sizes; the message names the options.
         """
         from nas.blocks import FPNHead
+        from nas.space.space import Space
 
+        asked = self.heads if isinstance(sized, Space) else (self.head,)
         try:
             if self.segment is not None:
-                sized = sized.with_head(FPNHead(self.segment, **self.head))
+                sized = sized.with_head(*(FPNHead(self.segment, **each) for each in asked))
             return sized.at(self.resolution, self.classes)
         except ValueError as error:
             raise InputError(f"{' '.join(self.options())}: {error}") from None
 
     @property
-    def head(self) -> dict[str, Any]:
-        """Return the hyperparameters of the segmentation head that are asked for."""
+    def heads(self) -> tuple[dict[str, Any], ...]:
+        """Return the hyperparameters of each segmentation head that is asked for.
+
+        One without any stands for the default head.
+        """
         asked = {"width": self.head_width, "depth": self.head_depth}
-        return {name: value for name, value in asked.items() if value is not None}
+        given = {name: several.values for name, several in asked.items() if several is not None}
+        return tuple(dict(zip(given, each, strict=True)) for each in product(*given.values()))
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """Return the hyperparameters of the only segmentation head that is asked for.
+
+        Raises:
+            InputError: several are asked for; a network has one.
+        """
+        if len(self.heads) > 1:
+            asked = Sizes(head_width=self.head_width, head_depth=self.head_depth).options()
+            first = " ".join(f"--head-{name} {value}" for name, value in self.heads[0].items())
+            raise InputError(
+                f"{' '.join(asked)}: a network has one head (got {len(self.heads)}). Fix: {first}"
+            )
+        return self.heads[0]
 
     def options(self) -> list[str]:
         """Return the command-line options that give these sizes."""
@@ -159,14 +223,17 @@ def between(whole: Space, sized: Space | Architecture) -> Sizes:
 
     # A segmentation head that the loaded space does not have came from --segment, which sets the
     # classes itself.
-    head = sized.heads[0] if isinstance(sized, Space) else sized.head
+    heads = sized.heads if isinstance(sized, Space) else (sized.head,)
     resolution = sized.resolution if sized.resolution != whole.resolution else None
-    if head.task == "segmentation" and head.task not in {own.task for own in whole.heads}:
+    if heads[0].task == "segmentation" and heads[0].task not in {own.task for own in whole.heads}:
         usual = FPNHead(sized.classes)
-        own = head.hyperparameters()
-        other = {name: own.get(name) for name in ("width", "depth")}
+        chosen = {
+            name: {head.hyperparameters().get(name, getattr(usual, name)) for head in heads}
+            for name in ("width", "depth")
+        }
         width, depth = (
-            value if value != getattr(usual, name) else None for name, value in other.items()
+            Numbers(tuple(sorted(values))) if values != {getattr(usual, name)} else None
+            for name, values in chosen.items()
         )
         return Sizes(resolution, segment=sized.classes, head_width=width, head_depth=depth)
     return Sizes(resolution, sized.classes if sized.classes != whole.classes else None)

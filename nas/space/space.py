@@ -337,10 +337,13 @@ class Space:
                 raise InputError(f"resolution {size[0]}x{size[1]}: {name}: {error}") from None
         return sized
 
-    def with_head(self, head: HeadSpec) -> Space:
-        """Return the same space with one head for all members, such as that of dense prediction."""
+    def with_head(self, head: HeadSpec, *others: HeadSpec) -> Space:
+        """Return the same space with other heads, such as those of dense prediction.
+
+        Published members get the first one. Of several, a search chooses.
+        """
         members = {name: replace(arch, head=head) for name, arch in self.published.items()}
-        return replace(self, heads=(head,), published=members)
+        return replace(self, heads=(head, *others), published=members)
 
     def with_published(self, members: Mapping[str, Architecture]) -> Space:
         return replace(self, published=dict(members))

@@ -131,13 +131,15 @@ def describe(
 
 
 def _other_head(space: Space) -> dict[str, Any]:
-    """Return the head of a space that is not the one in its file; empty where it is.
+    """Return the heads of a space that are not those in its file; empty where they are.
 
-    A description without it is that of a training with the space's own heads.
+    A single one stands by itself. A description without any is that of a training with the space's
+    own heads.
     """
     own = load_space(str(space.path)).heads
     alike = tuple(replace(head, classes=space.classes) for head in own) == space.heads
-    return {} if alike else {"head": space.heads[0].to_dict()}
+    heads = [head.to_dict() for head in space.heads]
+    return {} if alike else {"head": heads if len(heads) > 1 else heads[0]}
 
 
 def _difference(found: Any, wanted: Any) -> str:
@@ -213,8 +215,12 @@ def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
     validated(file, SupernetFile, file.data)
     height, width = file.data["resolution"]
     space = load_space(str(folder.space))
-    if file.data.get("head"):
-        space = space.with_head(file.parse(head_from, ["head"], file.data["head"]))
+    recorded = file.data.get("head")
+    if isinstance(recorded, list) and recorded:
+        heads = [file.parse(head_from, ["head", n], each) for n, each in enumerate(recorded)]
+        space = space.with_head(*heads)
+    elif recorded:
+        space = space.with_head(file.parse(head_from, ["head"], recorded))
     space = space.at((height, width), file.data["classes"])
     return folder, up_to_date(file.data), space
 

@@ -97,7 +97,7 @@ def run(
         store=settle_store(split.store, Folder(Path(folder)).description),
         masks=task.has_maps,
     )
-    space = _with_head(sized, task, len(splits.train.classes), options.sizes.head)
+    space = _with_head(sized, task, len(splits.train.classes), options.sizes.heads)
     note(f"data     {splits.train.source}")
     note(f"         {splits.held_out.source}")
     note(f"out      {folder} (the same command resumes it)")
@@ -135,18 +135,18 @@ def _own_size(data: str) -> tuple[int, int] | None:
     return (64, 64) if is_scenes(data) else None
 
 
-def _with_head(space: Space, task: Task, classes: int, head: Mapping[str, int]) -> Space:
+def _with_head(space: Space, task: Task, classes: int, asked: Sequence[Mapping[str, int]]) -> Space:
     """Return the space for a task; heads of its own that are of the task are kept.
 
     Args:
         space: at its resolution.
         task: what is trained.
         classes: of the data.
-        head: hyperparameters that are asked for.
+        asked: hyperparameters of each head that is asked for; one without any for the default.
     """
-    if task.has(space.heads[0]) and not head:
+    if task.has(space.heads[0]) and not any(asked):
         return space.at(classes=classes)
-    return space.with_head(task.head(space.heads[0], classes, **head))
+    return space.with_head(*(task.head(space.heads[0], classes, **each) for each in asked))
 
 
 def score(supernet: str | Path, data: str | Path, **options: Any) -> Trained | None:

@@ -151,6 +151,23 @@ def judge(
     return Accuracy(round(figure.value, 3), round(figure.standard_error, 3), len(data), by_class)
 
 
+@torch.no_grad()
+def answers(
+    network: Network, pixels: NDArray[np.uint8], size: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """Return the class of each pixel (B, H, W) of some images, by a segmentation network.
+
+    Args:
+        network: in eval mode.
+        pixels: of the images, (B, 3, H, W).
+        size: height and width of the answers.
+    """
+    scores = network(_normalised(network, pixels)).float()  # (B, classes, h, w)
+    whole = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+    found: NDArray[np.int64] = whole.argmax(dim=1).cpu().numpy()
+    return found
+
+
 def memory_ran_out(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, in the words of whichever library."""
     # oneDNN reports a failed allocation by the first two messages. They also mean that it does not

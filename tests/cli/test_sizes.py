@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from nas.blocks import FPNHead
 from nas.errors import InputError
 from nas.option_values import make
 from nas.space import load_architecture
@@ -133,6 +134,18 @@ def test_missing_rows_are_measured_by_the_named_command(
         (("--segment", "1"), "--segment 1: is out of range (expected a whole number, at least 2"),
         (("--classes", "0"), "--classes 0: is out of range (expected a whole number, at least 2"),
         (
+            ("--segment", "5", "--head-width", "16,5000"),
+            "--head-width 16,5000: is out of range (expected whole numbers from 1 to 4096",
+        ),
+        (
+            ("--segment", "5", "--head-width", "16,16"),
+            "--head-width 16,16: names a number twice (expected different ones). Fix: --head-width 32",
+        ),
+        (
+            ("--segment", "5", "--head-depth", "1,deep"),
+            "--head-depth 1,deep: is not a whole number (expected whole numbers from 1 to 8",
+        ),
+        (
             ("--segment", "5", "--classes", "4"),
             "--classes 4 with --segment 5: --segment already gives the number of classes",
         ),
@@ -167,6 +180,34 @@ def test_a_supernets_weights_do_not_go_under_another_head(
     )
 
 
+def test_several_heads_are_choices_of_a_space_that_scores_must_know(
+    nas: Nas, workplace: SimpleNamespace, made_up_scores: Callable[..., object]
+) -> None:
+    size = ("--segment", "5", "--head-width", "8,16")
+    code, _, err = nas("predict", "small_s", "--device", "toy", *size)
+    assert code == 2 and err == (
+        "nas: --head-width 8,16: a network has one head (got 2). Fix: --head-width 8\n"
+    )
+    code, out, _ = nas("profile", "--space", "small", "--device", "host", *size, "--json")
+    assert code == 0
+    search = ("search", "--space", "small", "--device", "host", *size)
+    code, _, err = nas(*search)
+    assert code == 2 and err.count("\n") == 1
+    assert err.startswith("nas: 2 heads to choose from: these scores do not know")
+    space = workplace.space.with_head(FPNHead(5, width=8), FPNHead(5, width=16))
+    made_up_scores(space, 7).save("experiments/heads")  # type: ignore[attr-defined]
+    code, out, _ = nas(*search, "--scores", "experiments/heads", "--json")
+    document = json.loads(out)
+    assert code == 0 and [row["width"] for row in document["heads"]] == [8, 16]
+    (chosen,) = (row for row in document["heads"] if row["chosen"])
+    assert load_architecture(document["run"]).head == FPNHead(5, width=chosen["width"])
+    code, out, _ = nas(*search, "--scores", "experiments/heads")
+    lines = [line for line in out.splitlines() if line.startswith("head  ")]
+    assert len(lines) == 2 and sum(line.endswith(", chosen") for line in lines) == 1
+    assert "width 16: +0.00 points" in lines[1]
+    assert nas("report", document["run"])[0] == 0
+
+
 def test_training_takes_sizes_that_are_not_square(nas: Nas) -> None:
     code, _, err = nas("train", "--space", "small", "--resolution", "64x80")
     assert code == 2 and err.startswith("nas: --resolution 64x80: ")
@@ -187,5 +228,9 @@ def test_options_say_what_turns_one_space_into_another(workplace: SimpleNamespac
         assert between(whole, sized).options() == options
         assert between(whole, sized.smallest()).options() == options
         assert asked.apply(whole.published["small_s"]) == sized.published["small_s"]
+    options = ["--segment", "5", "--head-width", "8,64", "--head-depth", "2"]
+    sized = make(Sizes, {"segment": 5, "head_width": "64,8", "head_depth": 2}).apply(whole)
+    assert sized.heads == (FPNHead(5, width=8, depth=2), FPNHead(5, width=64, depth=2))
+    assert between(whole, sized).options() == options
     with pytest.raises(InputError, match="--resolution 33"):
         make(Sizes, {"resolution": 33})

@@ -42,7 +42,7 @@ def document(folder: Path, command: str) -> dict[str, Any]:
 
 @pytest.mark.slow(seconds=120)
 def test_train_search_and_finetune_on_scenes_of_digits(tmp_path: Path) -> None:
-    head = "--segment --head-width 32"
+    head = "--segment --head-width 16,32 --head-depth 1,2"
     trained = document(
         tmp_path,
         f"train {SIZE} {DATA} {head} --epochs 4 --learning-rate 3e-3 --score-widths 2"
@@ -50,14 +50,22 @@ def test_train_search_and_finetune_on_scenes_of_digits(tmp_path: Path) -> None:
     )
     assert trained["metric"] == "miou" and trained["classes"] == 11
     assert 0 <= trained["baseline_accuracy"] <= 100
-    assert YamlFile(tmp_path / "super/supernet.yaml").data["head"]["width"] == 32
+    heads = YamlFile(tmp_path / "super/supernet.yaml").data["head"]
+    assert [(each["width"], each["depth"]) for each in heads] == [
+        (16, 1),
+        (16, 2),
+        (32, 1),
+        (32, 2),
+    ]
 
     found = document(
         tmp_path,
         "search --space efficientformer_small --device iphone12 --supernet super --out run",
     )
     assert found["accuracy"]["metric"] == "miou" and "miou" in found["accuracy"]
-    assert load_architecture(tmp_path / "run").head == FPNHead(11, width=32)
+    (chosen,) = (row for row in found["heads"] if row["chosen"])
+    kept = FPNHead(11, width=chosen["width"], depth=chosen["depth"])
+    assert load_architecture(tmp_path / "run").head == kept
     refused = run(
         tmp_path,
         "search --space efficientformer_small --device iphone12 --supernet super --segment 11",
@@ -80,7 +88,8 @@ def test_train_search_and_finetune_on_scenes_of_digits(tmp_path: Path) -> None:
     assert files["accuracy"]["before"] == pytest.approx(figure["accuracy"], abs=0.1)
     assert files["accuracy"]["after"] == pytest.approx(figure["accuracy"], abs=0.5)
     run(tmp_path, "report run")
-    assert "IoU of each class" in (tmp_path / "run/report.html").read_text()
+    page = (tmp_path / "run/report.html").read_text()
+    assert "IoU of each class" in page and page.count("data:image/png;base64,") == 4
     # Evidence of another metric is refused where it would be mixed with top-1.
     refused = run(
         tmp_path,

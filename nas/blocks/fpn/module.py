@@ -21,15 +21,17 @@ from nas.blocks.module import (
     within,
 )
 
+FUSED = "fused"
+"""Channel group of the fused map: every level writes it, and everything behind the sum reads it."""
+
 
 def _level(stage: str, stream: str) -> Axes:
-    return ConvNorm.axes(f"levels.{stage}", stream, None)
+    return ConvNorm.axes(f"levels.{stage}", stream, FUSED)
 
 
 def _refine(index: int) -> Axes:
-    # The fused map's channels are never cut. The hidden channels of each MBConv are a group of
-    # their own, as nothing else reads them.
-    return within(f"refine.{index}", MBConvBlock.axes, out=None, hidden=f"hidden{index}")
+    # The hidden channels of each bottleneck are a group of their own, as nothing else reads them.
+    return within(f"refine.{index}", MBConvBlock.axes, out=FUSED, hidden=f"hidden{index}")
 
 
 def _middle(spec: MBConv | FusedMBConv, shape: Shape) -> MBConvBlock | FusedMBConvBlock:
@@ -57,7 +59,7 @@ class FPNFuseBlock(Block):
 
     axes: ClassVar[Axes] = {
         **{name: axis for index in range(MOST_DEPTH) for name, axis in _refine(index).items()},
-        **ConvNorm.axes("expand", None, "expanded"),
+        **ConvNorm.axes("expand", FUSED, "expanded"),
         **conv_axes("classifier", "expanded", None),
     }
 
@@ -72,6 +74,9 @@ class FPNFuseBlock(Block):
         self.resize = spec.resize
         if self.expand is not None:
             self.expand.apply(init_linear)
+        else:
+            # The classifier reads the fused map itself.
+            self.axes = {**type(self).axes, **conv_axes("classifier", FUSED, None)}  # type: ignore[misc]
         init_linear(self.classifier)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:

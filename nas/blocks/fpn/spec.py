@@ -166,6 +166,8 @@ class FPNHead(HeadSpec):
     module: ClassVar[str] = "nas.blocks.fpn.module:FPNHeadBlock"
     layout: ClassVar[Layout] = "pyramid"
     task: ClassVar[str] = "segmentation"
+    # A shallower head is the first blocks of a deeper one: each block adds to the map that it gets.
+    elastic: ClassVar[tuple[str, ...]] = ("depth", "expansion", "activation")
 
     classes: int
     width: int = 64

@@ -54,6 +54,7 @@ def convert(model: Model) -> Any:
     if model.dense:
         ends = {"outputs": [ct.TensorType(_output(model))]}
     # Core ML loads models on Apple's systems alone, so the conversion does not try.
+    coreml_convert.register_operations()
     converted = ct.convert(
         raise_guards(coreml_convert.without_aliases(program)),
         convert_to="mlprogram",
