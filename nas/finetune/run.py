@@ -35,7 +35,7 @@ from nas.runs.resolve import Subject, find_subject
 from nas.runs.trained_on import ImageRange, images_of, seen_lines
 from nas.space import Architecture
 from nas.tasks import Task, task_of
-from nas.training.distributed import processes
+from nas.training.distributed import Processes, processes
 from nas.training.loop import SAVE_EVERY, Report, train
 from nas.training.settings import check_task
 
@@ -131,15 +131,11 @@ def finetune(
                     asked(start, data, recipe, loaded, new_head or head is not None),
                     command,
                 )
-                if not (folder.images.exists() and folder.state.exists()):
-                    _used_images(subject, start, loaded, data).save(folder.root)
-        # The main process has written the list by now. A test of images that were used before is
-        # refused here, before the training.
-        with together.agreed():
-            clean = clean_test(data.test, read_images(folder.images))
-            if together.main:
-                _tell_left_out(clean, data.test)
-        data = replace(data, test=clean.images)
+        # Images in memory have their hashes, so that a test of used images is refused before the
+        # training. To hash a stream is to read all of it, which may take as long as an epoch: its
+        # training starts first.
+        early = data.train.store == "memory"
+        clean = _clean_test(folder, subject, start, loaded, data, together) if early else None
         # The training changes the network in place; this copy is evaluated as the start.
         first = deepcopy(start.network)
         averaged = train(
@@ -153,18 +149,43 @@ def finetune(
             device=device,
             workers=workers,
         )
+        clean = clean or _clean_test(folder, subject, start, loaded, data, together)
         evaluate_and_write(
             folder,
             first,
             start,
             averaged,
-            data,
+            replace(data, test=clean.images),
             recipe=recipe,
             teacher=loaded,
             clean=clean,
             together=together,
         )
     return Finetuned(folder.root, start.network.architecture, YamlFile(folder.description).data)
+
+
+def _clean_test(
+    folder: FinetuneFolder,
+    subject: Subject,
+    start: Start,
+    teacher: Teacher | None,
+    data: Splits,
+    together: Processes,
+) -> Clean:
+    """List the used images, and return the test images without them; all processes must call this.
+
+    Raises:
+        InputError: when no test image is left.
+    """
+    with together.agreed():
+        if together.main and not (folder.images.exists() and folder.state.exists()):
+            _used_images(subject, start, teacher, data).save(folder.root)
+    # The main process has written the list by now.
+    with together.agreed():
+        clean = clean_test(data.test, read_images(folder.images))
+        if together.main:
+            _tell_left_out(clean, data.test)
+    return clean
 
 
 def _used_images(
