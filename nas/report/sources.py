@@ -87,8 +87,9 @@ def find_sources(folder: Path, about: About, arch: Architecture) -> Sources:
     if table and space:
         table = table.calibrated(space.name, space.resolution)
     scores = _scores(folder, about, space, reasons)
-    # The heads that a supernet was trained with are choices of the search.
-    if space and scores and arch.head in scores.scored.heads:
+    # `_space` put the found head in place of a classifier. Where a supernet was trained with
+    # several heads, they all were choices of the search.
+    if space and scores and space.heads == (arch.head,) and arch.head in scores.scored.heads:
         space = space.with_head(*scores.scored.heads)
     return Sources(about, arch, space, table, profiled, scores, "; ".join(reasons))
 

@@ -12,6 +12,7 @@ from typing import SupportsFloat, get_args
 
 from nas.accuracy import Scores
 from nas.accuracy.evaluations import Evaluations
+from nas.blocks import HeadSpec
 from nas.errors import InputError, check_name, check_type, nearest
 from nas.latency import LatencyTable
 from nas.search.engines import AUTO, ENGINES, EVALUATING
@@ -168,11 +169,12 @@ def pose(
     # prediction.
     table = table.calibrated(space.name, space.resolution)
     scores.check(space)
-    _check_heads(space, scores)
+    known_heads = scores.scored.heads
     scores = scores.at(space)
     drop = _most_drop(scores, engine, min_accuracy, max_drop)
     # The scores are those of the whole space: costs count from its largest member, frozen or not.
     space, start = _frozen(space, freeze, start)
+    _check_heads(space, known_heads)
     # One graph for the checks below and for the engine: a large space takes a while to be laid out.
     graph = Graph(space, tuple(scores.cautious().exceptions()))
     further = further_limits(limits or {}, table)
@@ -241,13 +243,16 @@ def _frozen(
     return freeze_parts(space, parts, start)
 
 
-def _check_heads(space: Space, scores: Scores) -> None:
+def _check_heads(space: Space, known: Sequence[HeadSpec]) -> None:
     """Raise InputError where a space has several heads whose accuracies the scores do not know.
 
     Such scores give every head the same cost, so that a search would take the fastest head whatever
     it loses. Scores of another task know none of them.
+
+    Args:
+        space: with its frozen parts.
+        known: the heads of the scored space.
     """
-    known = scores.scored.heads
     if len(space.heads) > 1 and not all(
         any(same_head(head, each) for each in known) for head in space.heads
     ):

@@ -338,10 +338,7 @@ class Space:
         return sized
 
     def with_head(self, head: HeadSpec, *others: HeadSpec) -> Space:
-        """Return the same space with other heads, such as those of dense prediction.
-
-        Published members get the first one. Of several, a search chooses.
-        """
+        """Return the same space with other heads to choose from; published members get the first."""
         members = {name: replace(arch, head=head) for name, arch in self.published.items()}
         return replace(self, heads=(head, *others), published=members)
 

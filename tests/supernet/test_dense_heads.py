@@ -161,6 +161,10 @@ def test_scores_that_do_not_know_the_heads_are_refused(
     for unknowing in (LawScores(whole, shipped_law()), one):
         with pytest.raises(InputError, match=r"4 heads to choose from: .* Fix: one --head-width"):
             pose(space, table, unknowing)
+    # A frozen head is not chosen, so nothing has to be known of it.
+    start = replace(space.smallest(), head=HEADS[1])
+    frozen = pose(space, table, LawScores(whole, shipped_law()), freeze=["head"], start=start)
+    assert frozen.space.heads == HEADS[1:2]
     scores.save(tmp_path)
     read = load_scores(tmp_path)
     assert isinstance(read, RecordedScores) and read.scored.heads == HEADS

@@ -93,5 +93,5 @@ TARGET = Target(
     tolerance=0.5,
     disagreement=25.0,
     calibrated=True,
-    note="input and output are int8: a pixel less 128; metadata.json in the file has the scales",
+    note="the input is int8, a pixel less 128; metadata.json in the file says what the output is",
 )
