@@ -165,13 +165,13 @@ def _one(question: _Question, options: SearchOptions) -> None:
         problem.space.name,
         problem.table.device.name,
         command=words("search", options, {"out": None}),
-        goes_on=evaluator is not None,
+        resumes=evaluator is not None,
     )
     # run.yaml, which marks a finished run, is written after all other files. Without it a search
     # with evaluations resumes from those in its folder.
     with not_left_empty(folder):
         if evaluator:
-            problem = search_output.judged_by(problem, evaluator, options.evaluate_best, folder)
+            problem = search_output.evaluated_by(problem, evaluator, options.evaluate_best, folder)
         search_output.tell_problem(problem)
         for size, reason in question.refused:
             say(f"size      {size_text(size)} is left out: {reason}")

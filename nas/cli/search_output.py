@@ -169,7 +169,7 @@ def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
     return source
 
 
-def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path) -> Problem:
+def evaluated_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path) -> Problem:
     """Return the problem with an evaluator, which saves its results in the run's folder."""
     from nas.search import Evaluations
 
