@@ -146,6 +146,7 @@ def _check_sizes(options: SearchOptions, sizes: Sequence[tuple[int, int]]) -> No
 
 def _one(question: _Question, options: SearchOptions) -> None:
     """Search on one device, write the run and print the result."""
+    from nas.cli.search_images import used_images
     from nas.figures import warm_up
     from nas.search.compare import answers
     from nas.search.engines.exact import front as pareto
@@ -203,7 +204,7 @@ def _one(question: _Question, options: SearchOptions) -> None:
         _draw(folder, problem, others, points)
         sizes = size_rows(sized, posed) if len(sized) + len(posed.refused) > 1 else []
         command = shlex.split(words("search", options))
-        images = search_output.used_images(options, problem.scores, evaluator)
+        images = used_images(options, problem.scores, evaluator)
         write_run(folder, problem, found, command, trained, sizes=sizes, images=images)
     following = _next(folder, trained)
     document = search_output.document(
