@@ -98,8 +98,10 @@ def compare(
     files, images = write_files(name, data, by_operator, folder)
     times = by_turns(list(files.values()), options.seconds)
     ms = {key: round(each, 4) for key, each in zip(files, times, strict=True)}
-    judged = images.judged.images
-    agreement = differences(litert.run(files["float32"], judged), litert.run(files["int8"], judged))
+    evaluated = images.evaluated.images
+    agreement = differences(
+        litert.run(files["float32"], evaluated), litert.run(files["int8"], evaluated)
+    )
     return {
         "ms": ms,
         "speedup": round(ms["float32"] / ms["int8"], 3),

@@ -114,7 +114,11 @@ def strict_records(
 
 
 def read_columns(
-    path: Path, numbers: Sequence[str], texts: Sequence[str] = (), optional: Sequence[str] = ()
+    path: Path,
+    numbers: Sequence[str],
+    texts: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    optional_texts: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return the rows of a file that nas wrote, with numbers parsed.
 
@@ -122,6 +126,7 @@ def read_columns(
         numbers: columns that are returned as floats.
         texts: columns that are returned as text.
         optional: columns of numbers that may be missing or empty; the value is None then.
+        optional_texts: columns of text that may be missing; the value is empty then.
 
     Raises:
         InputError: naming file, line, column and reason.
@@ -130,6 +135,7 @@ def read_columns(
     for line, record in read_strict(path, (*texts, *numbers)):
         where = f"{path}:{line}"
         row: dict[str, Any] = {name: record[name] for name in texts}
+        row |= {name: record.get(name, "") for name in optional_texts}
         row |= {name: number_in(where, name, record[name]) for name in numbers}
         row |= {
             name: number_in(where, name, record[name]) if record.get(name) else None

@@ -70,7 +70,9 @@ class Workplace:
             registry.write_text(text.replace(NAMED, f'{NAMED}    "sixth",\n'), encoding="utf-8")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {
+        # Plugins of the caller's pytest may not be importable from here.
+        own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+        environment = own | {
             "PYTHONPATH": str(self.package),
             "XDG_CACHE_HOME": str(self.directory / "cache"),
         }

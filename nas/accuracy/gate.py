@@ -133,7 +133,7 @@ def gate(scores: RecordedScores) -> Verdict:
     measured = [row for row in scores.rows if row.accuracy_drop is not None]
     with_errors = all(row.standard_error is not None for row in measured)
     drops = [row.accuracy_drop or 0.0 for row in measured] or [row.cost for row in scores.rows]
-    return judge(
+    return verdict_on(
         Evidence(
             images=scores.images,
             classes=scores.scored.classes,
@@ -144,7 +144,7 @@ def gate(scores: RecordedScores) -> Verdict:
     )
 
 
-def judge(evidence: Evidence) -> Verdict:
+def verdict_on(evidence: Evidence) -> Verdict:
     """Return the verdict on these figures.
 
     Evidence is not usable, in this order, where

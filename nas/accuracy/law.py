@@ -312,7 +312,7 @@ FORMAT = "nas-law-1"
 SHIPPED = Path(__file__).with_name("law.yaml")
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
-_Positive = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Model(BaseModel):

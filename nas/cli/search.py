@@ -146,6 +146,7 @@ def _check_sizes(options: SearchOptions, sizes: Sequence[tuple[int, int]]) -> No
 
 def _one(question: _Question, options: SearchOptions) -> None:
     """Search on one device, write the run and print the result."""
+    from nas.cli.search_images import used_images
     from nas.figures import warm_up
     from nas.search.compare import answers
     from nas.search.engines.exact import front as pareto
@@ -165,13 +166,13 @@ def _one(question: _Question, options: SearchOptions) -> None:
         problem.space.name,
         problem.table.device.name,
         command=words("search", options, {"out": None}),
-        goes_on=evaluator is not None,
+        resumes=evaluator is not None,
     )
     # run.yaml, which marks a finished run, is written after all other files. Without it a search
     # with evaluations resumes from those in its folder.
     with not_left_empty(folder):
         if evaluator:
-            problem = search_output.judged_by(problem, evaluator, options.evaluate_best, folder)
+            problem = search_output.evaluated_by(problem, evaluator, options.evaluate_best, folder)
         search_output.tell_problem(problem)
         for size, reason in question.refused:
             say(f"size      {size_text(size)} is left out: {reason}")
@@ -203,7 +204,7 @@ def _one(question: _Question, options: SearchOptions) -> None:
         _draw(folder, problem, others, points)
         sizes = size_rows(sized, posed) if len(sized) + len(posed.refused) > 1 else []
         command = shlex.split(words("search", options))
-        images = search_output.used_images(options, problem.scores, evaluator)
+        images = used_images(options, problem.scores, evaluator)
         write_run(folder, problem, found, command, trained, sizes=sizes, images=images)
     following = _next(folder, trained)
     document = search_output.document(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     """Search on all devices, write the run folder, print the result and return the folder."""
-    from nas.cli.search_output import used_images
+    from nas.cli.search_images import used_images
     from nas.figures import warm_up
     from nas.search.multi_device import search_several as run
     from nas.search.record import new_folder, not_left_empty, write_several

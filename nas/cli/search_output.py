@@ -16,7 +16,6 @@ from nas.tasks import metric_words
 
 if TYPE_CHECKING:
     from nas.accuracy import RecordedScores
-    from nas.runs.images import UsedImages
     from nas.search import Found, Problem, Scores, Step
     from nas.search.engines.exact import FrontPoint
     from nas.search.options import SearchOptions
@@ -170,7 +169,7 @@ def sliced_supernet(options: SearchOptions) -> SlicedSupernet | None:
     return source
 
 
-def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path) -> Problem:
+def evaluated_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path) -> Problem:
     """Return the problem with an evaluator, which saves its results in the run's folder."""
     from nas.search import Evaluations
 
@@ -180,30 +179,6 @@ def judged_by(problem: Problem, source: SlicedSupernet, best: int, folder: Path)
         f" the same command resumes with --out {shlex.quote(str(folder))}"
     )
     return replace(problem, evaluations=evaluations, evaluate_best=best)
-
-
-def used_images(
-    options: SearchOptions, scores: Scores, evaluator: SlicedSupernet | None = None
-) -> UsedImages:
-    """Return the images that the result of a search is trained on or chosen by, for its record."""
-    from nas.accuracy.evidence import SUBFOLDER
-    from nas.accuracy.law_scores import LawScores
-    from nas.runs.images import (
-        UsedImages,
-        images_of_evidence,
-        images_of_scores,
-        images_of_supernet,
-        merged,
-    )
-
-    parts = [images_of_evidence(run, [SUBFOLDER]) for run in options.evidence]
-    if options.supernet:
-        path = Path(options.supernet)
-        parts.append(images_of_supernet(path.parent if path.is_file() else path))
-    # The law is fitted to published accuracies. All other scores were measured on images.
-    if options.scores and not isinstance(scores, LawScores):
-        parts.append(images_of_scores(options.scores))
-    return merged([*parts, evaluator.used if evaluator else UsedImages()])
 
 
 def learned_by(problem: Problem, scores: Scores, folder: Path) -> Problem:

@@ -72,7 +72,7 @@ def perform(
             background=source.background,
             masks=dense,
         )
-        source = source.named(real.judged.classes)
+        source = source.named(real.evaluated.classes)
         real = real.labelled_by(source.classes)
     exported = write(source, targets, real, note, words("export", options), output=options.output)
     if exported.failed:

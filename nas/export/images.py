@@ -20,30 +20,30 @@ class RealImages:
 
     Attributes:
         calibration: training images, from which a quantisation takes the ranges of activations.
-        judged: test images, or else held-out ones, on which outputs are compared and accuracy is
+        evaluated: test images, or else held-out ones, on which outputs are compared and accuracy is
             measured.
     """
 
     calibration: ImageData
-    judged: ImageData
+    evaluated: ImageData
 
     def labelled_by(self, classes: Sequence[str]) -> RealImages:
         """Return the same images with labels that index these classes.
 
         They are the names of the data's classes, perhaps in another order.
         """
-        judged = self.judged
-        if tuple(classes) == judged.classes:
+        evaluated = self.evaluated
+        if tuple(classes) == evaluated.classes:
             return self
-        index = np.array([list(classes).index(name) for name in judged.classes], dtype=np.int64)
-        if judged.masks is None:
-            named = replace(judged, labels=index[judged.labels], classes=tuple(classes))
+        index = np.array([list(classes).index(name) for name in evaluated.classes], dtype=np.int64)
+        if evaluated.masks is None:
+            named = replace(evaluated, labels=index[evaluated.labels], classes=tuple(classes))
         else:
             # Ignored pixels stay ignored.
             table = np.full(IGNORED + 1, IGNORED, dtype=np.uint8)
             table[: len(index)] = index
-            named = replace(judged, masks=table[judged.masks], classes=tuple(classes))
-        return replace(self, judged=named)
+            named = replace(evaluated, masks=table[evaluated.masks], classes=tuple(classes))
+        return replace(self, evaluated=named)
 
 
 def load_images(

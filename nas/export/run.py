@@ -147,7 +147,7 @@ class _Export:
         """Return whether a file is complete and was compared on the same images."""
         entry = self.record.whole(name, self._made(target))
         return entry is not None and (
-            self.real is None or target.run is None or entry["judged"] == self._judged
+            self.real is None or target.run is None or entry["judged"] == self._images_sha256
         )
 
     def _make(self, name: str, target: Target) -> None:
@@ -236,7 +236,7 @@ class _Export:
 
         # `judged` says on which images, so that other ones lead to another comparison.
         found: dict[str, Any] = {
-            "judged": self._judged,
+            "judged": self._images_sha256,
             "tolerance": target.tolerance,
             "differences": {},
         }
@@ -250,7 +250,7 @@ class _Export:
                 raise NasError(f"{error}, on {kind} images") from None
             found["differences"][kind] = asdict(apart)
             if kind == "real" and self.real:
-                found["accuracy"] = self._accuracies(expected, outputs, self.real.judged)
+                found["accuracy"] = self._accuracies(expected, outputs, self.real.evaluated)
             # A quantisation takes its ranges from images. Noise goes beyond them, so differences on
             # noise are recorded but not limited.
             if target.calibrated and kind == "random":
@@ -268,16 +268,16 @@ class _Export:
                 )
         return found
 
-    def _accuracies(self, expected: Outputs, found: Outputs, judged: ImageData) -> dict[str, Any]:
+    def _accuracies(self, expected: Outputs, found: Outputs, images: ImageData) -> dict[str, Any]:
         """Return the accuracy on real images before and after, in percent of the task's metric."""
         from nas.export.compare import accuracy, labels_of, miou
 
-        about = {"images": len(judged), "source": judged.source}
+        about = {"images": len(images), "source": images.source}
         if not self.dense:
-            labels = np.array(judged.labels)
+            labels = np.array(images.labels)
             pair = accuracy(expected, labels), accuracy(found, labels)
             return about | {"before": pair[0], "after": pair[1]}
-        masks = np.asarray(judged.masks)
+        masks = np.asarray(images.masks)
         each = [
             miou(
                 outputs if outputs.ndim == 3 else labels_of(outputs, self.architecture.resolution),
@@ -378,7 +378,7 @@ class _Export:
     def _images(self) -> dict[str, Images]:
         from nas.export.compare import random_images
 
-        real = {"real": np.asarray(self.real.judged.images)} if self.real else {}
+        real = {"real": np.asarray(self.real.evaluated.images)} if self.real else {}
         return {"random": random_images(self.architecture.resolution), **real}
 
     @cached_property
@@ -392,9 +392,9 @@ class _Export:
         return {kind: labels_of(scores, size) for kind, scores in found.items()}
 
     @cached_property
-    def _judged(self) -> str | None:
+    def _images_sha256(self) -> str | None:
         return (
-            data_sha256([self.real.judged.fingerprint, len(self.real.judged)])
+            data_sha256([self.real.evaluated.fingerprint, len(self.real.evaluated)])
             if self.real
             else None
         )
@@ -447,11 +447,11 @@ def _network(source: Source) -> Network:
     return network
 
 
-def _beyond(relative: float, tolerance: float, kind: str, judged: dict[str, Any] | None) -> str:
+def _beyond(relative: float, tolerance: float, kind: str, accuracy: dict[str, Any] | None) -> str:
     """Return the message for outputs that differ by more than the tolerance."""
     right = (
-        f", with {judged['before']:.1f} % accuracy before and {judged['after']:.1f} % after"
-        if judged
+        f", with {accuracy['before']:.1f} % accuracy before and {accuracy['after']:.1f} % after"
+        if accuracy
         else ""
     )
     return (

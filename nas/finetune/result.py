@@ -30,7 +30,7 @@ from nas.runs.trained_on import images_of
 from nas.tasks import task_of
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import ALONE, Processes
-from nas.training.evaluate import Accuracy, calibrate, judge, memory_ran_out
+from nas.training.evaluate import Accuracy, accuracy_of, calibrate, memory_ran_out
 from nas.training.state import load_best
 
 
@@ -159,7 +159,7 @@ def _accuracies(
     return {
         "source": data.source,
         **{
-            name: _figures(judge(network, data, together=together), data.classes)
+            name: _figures(accuracy_of(network, data, together=together), data.classes)
             for name, network in networks.items()
         },
     }

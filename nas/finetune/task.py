@@ -20,7 +20,7 @@ from nas.tasks import task_of
 from nas.tasks.base import Task as Goal
 from nas.tasks.classify import CLASSIFICATION
 from nas.training.distributed import processes
-from nas.training.evaluate import calibrate, judge
+from nas.training.evaluate import accuracy_of, calibrate
 from nas.training.task import Task
 
 
@@ -128,7 +128,7 @@ class Finetuning(Task):
         # A copy: recalibration must not change the statistics that the training continues with.
         network = deepcopy(module)
         calibrate(network, self.calibration)
-        return judge(network, self.held_out, together=processes()).accuracy
+        return accuracy_of(network, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups: kernels and matrices with weight decay, all other parameters without.

@@ -26,6 +26,7 @@ from nas.report.points import (
     published,
     published_points,
     shape_lines,
+    size_lines,
     values_of,
 )
 from nas.report.sources import Sources
@@ -33,7 +34,8 @@ from nas.runs.schema import BEST, About
 from nas.search import Found, Problem
 from nas.search.description import summary
 from nas.search.engines.exact import FrontPoint, front
-from nas.space import Space
+from nas.space import Architecture, Space
+from nas.space.sizes import size_text
 
 _SHAPE = ("widths", "depths", "attention")
 _OTHERS = ("square", "triangle-up", "diamond")
@@ -75,7 +77,8 @@ def front_picture(
         found: results by engine, that of the search's own engine first.
     """
     curve = _points(problem.space, points)
-    answers = tuple(_answer(problem, name, one) for name, one in found.items())
+    several = len({point.architecture.resolution for point in points}) > 1
+    answers = tuple(_answer(problem, name, one, several) for name, one in found.items())
     members = published(problem)
     return Front(
         points=curve,
@@ -91,10 +94,12 @@ def front_picture(
     )
 
 
-def _answer(problem: Problem, name: str, found: Found) -> Point:
+def _answer(problem: Problem, name: str, found: Found, several: bool) -> Point:
+    """Return a found member as a point, with its input size where there are several."""
     value, error = values_of(found.accuracy)
     ms_error = problem.table.predict(found.architecture).standard_error
     shape = shape_lines(summary(problem.space, found.architecture))
+    shape += size_lines(size_text(found.architecture.resolution)) if several else ()
     return Point(name, found.ms, found.cost, shape, value, error, ms_error)
 
 
@@ -110,7 +115,10 @@ def read_front(paths: Sequence[Path], about: About, sources: Sources) -> tuple[F
     points, reason = (_read(path), "") if path else _computed(sources)
     members = published_members(about, sources)
     result = about.result
-    found = [point_of("found", result)]
+    chosen = [each.resolution for each in about.sizes if each.chosen]
+    answer = point_of("found", result)
+    # The size is told where the search chose it.
+    found = [replace(answer, about=(*answer.about, *size_lines(*map(size_text, chosen))))]
     # In a search on several devices the result is a compromise: also show this device's own best
     # member, where it is another one.
     found += [
@@ -146,10 +154,22 @@ def published_members(about: About, sources: Sources) -> tuple[Point, ...]:
 
 def _read(path: Path) -> tuple[Point, ...]:
     rows = read_columns(
-        path, ("ms", "cost", "macs", "params"), _SHAPE, ("accuracy", "standard_error")
+        path,
+        numbers=("ms", "cost", "macs", "params"),
+        texts=_SHAPE,
+        optional=("accuracy", "standard_error"),
+        optional_texts=("resolution",),
     )
+    several = len({row["resolution"] for row in rows}) > 1
     return tuple(
-        Point("", row["ms"], row["cost"], shape_lines(row), row["accuracy"], row["standard_error"])
+        Point(
+            label="",
+            ms=row["ms"],
+            cost=row["cost"],
+            about=shape_lines(row) + (size_lines(row["resolution"]) if several else ()),
+            accuracy=row["accuracy"],
+            error=row["standard_error"],
+        )
         for row in rows
     )
 
@@ -165,9 +185,15 @@ def _computed(sources: Sources) -> tuple[tuple[Point, ...], str]:
 
 
 def _points(space: Space, points: Sequence[FrontPoint]) -> tuple[Point, ...]:
+    """Return the points of a front, with their input sizes where there are several."""
+    several = len({point.architecture.resolution for point in points}) > 1
+
+    def about(arch: Architecture) -> tuple[str, ...]:
+        lines = shape_lines(summary(space, arch))
+        return (*lines, *size_lines(size_text(arch.resolution))) if several else lines
+
     return tuple(
-        Point("", p.ms, p.cost, shape_lines(summary(space, p.architecture)), *values_of(p.accuracy))
-        for p in points
+        Point("", p.ms, p.cost, about(p.architecture), *values_of(p.accuracy)) for p in points
     )
 
 

@@ -140,6 +140,11 @@ def shape_lines(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
+def size_lines(*sizes: str) -> tuple[str, ...]:
+    """Return a tooltip line per input size, such as 224x224."""
+    return tuple(f"input {size}" for size in sizes)
+
+
 def note(table: LatencyTable, scores: Scores) -> str:
     """Return the sources of a figure's latencies and accuracies as text."""
     device = table.device

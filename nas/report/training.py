@@ -37,7 +37,7 @@ _NETWORKS = {
 }
 
 
-class _Judged(Part):
+class _Figure(Part):
     accuracy: float
     standard_error: float
     images: int
@@ -209,13 +209,13 @@ def read_fit(folder: Path) -> Fit | None:
     metrics = folder / "metrics.csv"
     rows = read_columns(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
     # The weights are written last: without them the training is not finished.
-    judged = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
-    results = tuple(_results(file, judged)) if judged else ()
+    figures = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
+    results = tuple(_results(file, figures)) if figures else ()
     # `_results` yields test images last, so the last entry is of these where there are any.
     kept = [
         result
         for result in results
-        if judged and result.network == _NETWORKS.get(judged.weights, judged.weights)
+        if figures and result.network == _NETWORKS.get(figures.weights, figures.weights)
     ]
     epochs, losses, accuracies = (
         tuple(row[key] for row in rows) for key in ("epoch", "loss", "accuracy")
@@ -266,20 +266,20 @@ def data_url(path: Path) -> str:
     return f"data:image/png;base64,{b64encode(path.read_bytes()).decode('ascii')}"
 
 
-def _results(file: YamlFile, judged: _Accuracies) -> Iterator[Accuracy]:
+def _results(file: YamlFile, figures: _Accuracies) -> Iterator[Accuracy]:
     """Yield the accuracies of all networks on held-out and test images."""
     for part in ("held_out", "test"):
-        networks: Mapping[str, Any] = getattr(judged, part) or {}
+        networks: Mapping[str, Any] = getattr(figures, part) or {}
         for name, found in networks.items():
             if isinstance(found, dict):
-                one = validated(file, _Judged, found, ["accuracy", part, name])
+                one = validated(file, _Figure, found, ["accuracy", part, name])
                 yield Accuracy(
                     _NETWORKS.get(name, name),
                     f"{part.replace('_', '-')} images",
                     one.accuracy,
                     one.standard_error,
                     one.images,
-                    metric_words(judged.metric),
+                    metric_words(figures.metric),
                     one.by_class,
                 )
 

@@ -72,11 +72,11 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
     scores = problem.scores
     largest = space.largest()
     # Evaluated accuracies and sums of scores are on different scales, so only one is shown.
-    judged = problem.evaluations is not None
-    known = None if judged else found.accuracy
+    evaluated = problem.evaluations is not None
+    known = None if evaluated else found.accuracy
     # The accuracy of the largest member, from which each step's cost is subtracted.
     level = None if known is None else known.value + found.cost
-    if judged and found.evaluated is not None and found.drop is not None:
+    if evaluated and found.evaluated is not None and found.drop is not None:
         level = found.evaluated + found.drop
     start = Point("", problem.latency.measure.total(largest), scores.cost(largest))
     steps = [Point(step.action, step.ms, step.total_cost) for step in found.trace]
@@ -84,13 +84,13 @@ def trajectory(problem: Problem, found: Found) -> Trajectory:
     points[-1] = _with_error(
         points[-1], values_of(known)[1], table.predict(found.architecture).standard_error
     )
-    members = () if judged else published(problem)
+    members = () if evaluated else published(problem)
     return Trajectory(
         points=tuple(points),
         published=members,
         target_ms=problem.target_ms,
         axis=_evaluated_axis(level, scores.metric)
-        if judged
+        if evaluated
         else axis_of_problem(problem, (*points, *members)),
         title=(
             f"{space.name} on {table.device.name}: {found.ms:.3g} ms by {_moves(len(found.trace))}"
@@ -151,29 +151,31 @@ def read_trajectory(path: Path, about: About, sources: Sources) -> Trajectory | 
         )
         for row in rows
     )
-    judge = about.score_by.judge
+    evaluator = about.score_by.judge
     result = about.result
-    known = None if judge else result.accuracy
+    known = None if evaluator else result.accuracy
     level = None if known is None else known.value + result.cost
-    if judge and result.evaluated is not None and result.drop is not None:
+    if evaluator and result.evaluated is not None and result.drop is not None:
         level = result.evaluated + result.drop
     points = [_at_level(point, level) for point in (start, *steps)]
     points[-1] = _with_error(
         points[-1], known.standard_error if known else None, result.latency_error
     )
     # Published accuracies are not those of a sliced supernet.
-    members = () if judge else published_members(about, sources)
+    members = () if evaluator else published_members(about, sources)
     axis = axis_of((*points, *members), about.scores.kind, about.scores.metric)
     return Trajectory(
         points=tuple(points),
         published=members,
         target_ms=inf if about.target.latency_ms is None else about.target.latency_ms,
-        axis=_evaluated_axis(level, about.scores.metric) if judge else axis,
+        axis=_evaluated_axis(level, about.scores.metric) if evaluator else axis,
         title=(
             f"{about.space.name} on {about.table.device}: {result.latency_ms:.3g} ms by"
             f" {_moves(len(rows))}"
         ),
-        note=f"{note_of(about)}\nEvery step evaluated by {judge}." if judge else note_of(about),
+        note=f"{note_of(about)}\nEvery step evaluated by {evaluator}."
+        if evaluator
+        else note_of(about),
     )
 
 

@@ -160,7 +160,7 @@ def front_of_sizes(problems: Sequence[Problem]) -> tuple[FrontPoint, ...]:
         problem.scores.accuracy(problem.scores.scored.largest()).value for problem in problems
     )
     points = [(problem, point) for problem in problems for point in front(problem)]
-    judged = sorted(
+    compared = sorted(
         (
             (point.ms, -_cautious_accuracy(problem, point.architecture), point)
             for problem, point in points
@@ -169,7 +169,7 @@ def front_of_sizes(problems: Sequence[Problem]) -> tuple[FrontPoint, ...]:
     )
     kept: list[FrontPoint] = []
     least = inf
-    for _, lost, point in judged:
+    for _, lost, point in compared:
         if lost < least and point.accuracy is not None:
             least = lost
             name = f"{problems[0].space.name}-front{len(kept) + 1}"

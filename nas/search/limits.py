@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from math import fsum, inf
 from typing import Literal, get_args
@@ -63,6 +64,25 @@ _IN_PLACE = ("folded_norm", "activation")
 """Layers that every runtime fuses into the one before them."""
 
 
+DIGITS = 4
+"""Significant digits of amounts in messages."""
+_ALL_DIGITS = 17
+"""Significant digits that tell any two floating-point numbers apart."""
+
+
+def rounded(value: float, digits: int = DIGITS, up: bool = False) -> str:
+    """Return a number with some significant digits, rounded to the nearest one or up.
+
+    The least amount of all is rounded up in messages, as the reader makes it a limit.
+    """
+    nearest = f"{value:.{digits}g}"
+    if not up or float(nearest) >= value:
+        return nearest
+    # One unit of the last digit more.
+    shown = Decimal(nearest)
+    return f"{float(shown + Decimal(10) ** (shown.adjusted() - digits + 1)):.{digits}g}"
+
+
 @dataclass(frozen=True)
 class Measure:
     """A quantity that members take an amount of, such as latency or parameters.
@@ -92,13 +112,27 @@ class Measure:
     saved: str = ""
     named: bool = True
 
-    def text(self, amount: float) -> str:
-        """Return an amount in the measure's unit, for messages."""
+    def text(self, amount: float, digits: int = DIGITS, up: bool = False) -> str:
+        """Return an amount in the measure's unit, for messages.
+
+        Args:
+            amount: in the measure's own unit.
+            digits: number of significant digits.
+            up: round up, so that a limit of this text lets the amount through.
+        """
         # A small amount of a large unit is given without it: "1200 parameters", not "0.0012 M".
         if 0 < amount < self.size / 100 and self.size > 1:
-            return f"{amount:.4g} {self.name}"
-        shown = f"{amount / self.size:.4g} {self.unit}"
+            return f"{rounded(amount, digits, up)} {self.name}"
+        shown = f"{rounded(amount / self.size, digits, up)} {self.unit}"
         return f"{shown} {self.name}" if self.named else shown
+
+    def texts(self, one: float, other: float) -> tuple[str, str]:
+        """Return two amounts, with as many digits as tell them apart."""
+        for digits in range(DIGITS, _ALL_DIGITS):
+            texts = self.text(one, digits), self.text(other, digits)
+            if texts[0] != texts[1]:
+                return texts
+        return self.text(one, _ALL_DIGITS), self.text(other, _ALL_DIGITS)
 
 
 @dataclass(frozen=True)

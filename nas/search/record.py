@@ -60,7 +60,7 @@ SCORES = "scores"
 
 
 def new_folder(
-    out: str | None, space: str, device: str, command: str = "", goes_on: bool = False
+    out: str | None, space: str, device: str, command: str = "", resumes: bool = False
 ) -> Path:
     """Create and return the folder of a run.
 
@@ -70,21 +70,21 @@ def new_folder(
         space: name of the space.
         device: name of the device.
         command: the command line of the search without its --out.
-        goes_on: whether to accept a folder in which a search that evaluates members was stopped.
+        resumes: whether to accept a folder in which a search that evaluates members was stopped.
 
     Raises:
         InputError: `out` is a file or a folder that is not empty, which is left as it is.
         NasError: the folder cannot be created.
     """
     try:
-        return _fresh(space, device) if out is None else _asked(Path(out), command, goes_on)
+        return _fresh(space, device) if out is None else _asked(Path(out), command, resumes)
     except OSError as error:
         raise NasError(
             f"{error.filename}: the run folder cannot be made ({error.strerror})"
         ) from error
 
 
-def _asked(folder: Path, command: str, goes_on: bool) -> Path:
+def _asked(folder: Path, command: str, resumes: bool) -> Path:
     """Return the folder that was asked for, with the file that marks a search as begun."""
     if folder.is_dir():
         sweep_once(folder)
@@ -93,13 +93,13 @@ def _asked(folder: Path, command: str, goes_on: bool) -> Path:
     begun = folder / BEGUN_FILE
     if begun.is_file() and not (folder / RUN_FILE).exists():
         before = YamlFile(begun).data.get("command")
-        if before == command or goes_on:
+        if before == command or resumes:
             return folder
         raise InputError(
             f"--out {folder}: holds an unfinished search of another command. Fix: {before} --out"
             f" {shlex.quote(str(folder))}, or another --out"
         )
-    if not (goes_on and unfinished(folder)) and (
+    if not (resumes and unfinished(folder)) and (
         folder.is_file()
         or (folder.is_dir() and {each.name for each in folder.iterdir()} - {LOCK_FILE})
     ):

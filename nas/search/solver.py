@@ -19,7 +19,7 @@ from nas.search.engines import AUTO, ENGINES, EVALUATING
 from nas.search.engines.optuna.storage import StudySettings
 from nas.search.fastest import fastest, least
 from nas.search.graph import Graph, same_head
-from nas.search.limits import Limit, further_limits
+from nas.search.limits import Limit, further_limits, rounded
 from nas.search.problem import Candidates, Found, Objective, OutOfReach, Problem, Step
 from nas.space import Architecture, Space
 from nas.space.freezing import freeze as freeze_parts
@@ -194,7 +194,7 @@ def pose(
     if target_ms < least_ms:
         raise OutOfReach(
             f"latency target {target_ms:g} ms cannot be reached: the fastest member of space "
-            f"'{space.name}' ({_shape(quickest)}) takes {least_ms:.4g} ms on "
+            f"'{space.name}' ({_shape(quickest)}) takes {rounded(least_ms, up=True)} ms on "
             f"{table.device.name}"
         )
     _check_reach(graph, further)
@@ -303,10 +303,12 @@ def _most_drop(
         raise InputError(f"max_drop {max_drop:g}: expected 0 or a positive number of points")
     # A cautious cost counts from the cautious accuracy of the largest member. `max_drop` counts
     # from its expected accuracy, which is higher by `lowered`.
-    judge = scores.cautious()
+    cautious = scores.cautious()
     largest = scores.scored.largest()
     lowered = (
-        scores.accuracy(largest).value - judge.accuracy(largest).value if scores.absolute else 0.0
+        scores.accuracy(largest).value - cautious.accuracy(largest).value
+        if scores.absolute
+        else 0.0
     )
     if min_accuracy is None:
         return None if max_drop is None else max_drop - lowered
@@ -319,7 +321,7 @@ def _most_drop(
             f"min_accuracy {min_accuracy:g}: these scores know costs only, no accuracies. Fix:"
             " max_drop"
         )
-    return judge.accuracy(largest).value - min_accuracy
+    return cautious.accuracy(largest).value - min_accuracy
 
 
 def _check_reach(graph: Graph, limits: Sequence[Limit]) -> None:
@@ -327,9 +329,10 @@ def _check_reach(graph: Graph, limits: Sequence[Limit]) -> None:
     for limit in limits:
         amount, smallest = least(graph, limit.measure)
         if amount > limit.most:
+            most, has = limit.measure.texts(limit.most, amount)
             raise OutOfReach(
-                f"{limit} cannot be reached: the member of space '{graph.space.name}' with the"
-                f" least ({_shape(smallest)}) has {limit.measure.text(amount)}"
+                f"{most} cannot be reached: the member of space '{graph.space.name}' with the"
+                f" least ({_shape(smallest)}) has {has}"
             )
 
 

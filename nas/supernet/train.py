@@ -29,7 +29,7 @@ from nas.tasks.base import Task as Goal
 from nas.training import loop
 from nas.training.batches import steps_an_epoch
 from nas.training.distributed import processes
-from nas.training.evaluate import calibrate, judge
+from nas.training.evaluate import accuracy_of, calibrate
 from nas.training.metrics import Progress, append, truncate
 from nas.training.settings import check_task
 from nas.training.task import Task
@@ -253,7 +253,7 @@ class SupernetTask(Task):
         assert isinstance(module, Supernet)
         largest = module.extract(module.space.largest())
         calibrate(largest, self.calibration)
-        return judge(largest, self.held_out, together=processes()).accuracy
+        return accuracy_of(largest, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return three groups: kernels and matrices, all other weights, and alpha."""

@@ -22,6 +22,7 @@ from torch import Tensor
 from nas.blocks import Operation
 from nas.blocks.module import to_map
 from nas.data import ImageData
+from nas.data.images import SelectedImages
 from nas.data.stream_store import StreamImages
 from nas.network import stage_of
 from nas.space import Architecture
@@ -328,13 +329,13 @@ def _widest_bytes(arch: Architecture) -> int:
     return 4 * max(shape.elements for shape in shapes)
 
 
-def _forget(images: NDArray[np.uint8] | StreamImages) -> None:
+def _forget(images: NDArray[np.uint8] | StreamImages | SelectedImages) -> None:
     """Unmap the pages of a read-only memory map that were read, which count as this process's.
 
     The kernel keeps them in its cache as long as there is room.
     """
     if not isinstance(images, np.ndarray):
-        return  # a stream has no map
+        return  # a stream has no map, and selected images are copies
     read_only = not images.flags.writeable
     owner: Any = images
     while isinstance(owner, np.ndarray):

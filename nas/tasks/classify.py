@@ -1,4 +1,4 @@
-"""Classification: one class per image, judged by its top-1 accuracy.
+"""Classification: one class per image, evaluated by its top-1 accuracy.
 
 The standard errors are here, too: `nas.accuracy` takes them for all scores in top-1.
 """

@@ -1,4 +1,4 @@
-"""Segmentation: one class per pixel, judged by the mean intersection over union (mIoU).
+"""Segmentation: one class per pixel, evaluated by the mean intersection over union (mIoU).
 
 A head gives scores (B, classes, h, w) at a fraction of the size of the masks (B, H, W). They are
 upsampled bilinearly before anything is compared, as the networks are deployed. Pixels of the class

@@ -1,6 +1,6 @@
 """Evaluation of a network: recalibration of its batch norms, and accuracy with its standard error.
 
-`nas.finetune` calls `calibrate` and `judge`, `nas.supernet.walk` asks how many images an operation
+`nas.finetune` calls `calibrate` and `accuracy_of`, `nas.supernet.walk` asks how many images an operation
 takes at once.
 """
 
@@ -117,7 +117,7 @@ def calibrate(network: Network, data: ImageData) -> None:
 
 
 @torch.no_grad()
-def judge(
+def accuracy_of(
     network: Network,
     data: ImageData,
     batch: int | None = None,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import nas
-from nas.accuracy.gate import Evidence, Reason, gate, judge, rounded_up
+from nas.accuracy.gate import Evidence, Reason, gate, rounded_up, verdict_on
 from nas.accuracy.recorded import RecordedScores
 from nas.space import Space
 from nas.tasks.classify import difference_error
@@ -37,7 +37,7 @@ def measured(
 
 
 def test_enough_images_are_usable() -> None:
-    verdict = judge(measured(20_000, spread=1.5))
+    verdict = verdict_on(measured(20_000, spread=1.5))
     assert verdict.usable and verdict.reason is None and verdict.images_needed is None
     assert verdict.text.startswith("usable: 20,000 held-out images tell moves apart")
     true = math.sqrt(2) * 1.5 * 0.6745
@@ -46,7 +46,7 @@ def test_enough_images_are_usable() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_too_few_images_are_told_with_a_number_that_does(seed: int) -> None:
-    few = judge(measured(400, spread=1.5, seed=seed))
+    few = verdict_on(measured(400, spread=1.5, seed=seed))
     assert (
         few.reason is Reason.TOO_FEW_IMAGES
         and few.images_needed is not None
@@ -54,14 +54,14 @@ def test_too_few_images_are_told_with_a_number_that_does(seed: int) -> None:
     )
     assert f"{rounded_up(few.images_needed):,} held-out images" in few.text
     if not few.at_least:
-        assert judge(measured(3 * few.images_needed, spread=1.5, seed=seed)).usable
+        assert verdict_on(measured(3 * few.images_needed, spread=1.5, seed=seed)).usable
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_moves_that_all_cost_the_same_never_pass(seed: int) -> None:
     """Noise shows a spread, too; more images do not make it a finding."""
     for images in (200, 2000, 20_000):
-        verdict = judge(measured(images, spread=0.0, seed=seed))
+        verdict = verdict_on(measured(images, spread=0.0, seed=seed))
         assert (
             not verdict.usable
             and verdict.images_needed is not None
@@ -73,7 +73,7 @@ def test_the_number_of_images_is_where_difference_and_error_meet() -> None:
     evidence = Evidence(
         images=100, classes=10, accuracy=90.0, drops=(0.0, 4.0, 8.0), errors=(3.0, 3.0, 3.0)
     )
-    verdict = judge(evidence)
+    verdict = verdict_on(evidence)
     assert verdict.reason is Reason.TOO_FEW_IMAGES and not verdict.at_least
     assert verdict.standard_error == pytest.approx(math.hypot(3, 3))
     assert verdict.difference == pytest.approx(0.6745 * math.sqrt((4 / 0.6745) ** 2 - 18))
@@ -91,12 +91,12 @@ def test_the_number_of_images_is_where_difference_and_error_meet() -> None:
         ),
         errors=tuple(error * scale for error in evidence.errors),
     )
-    assert judge(better).usable
+    assert verdict_on(better).usable
 
 
 def test_a_perfect_member_on_18_images_has_equal_costs() -> None:
     error = difference_error(0, 0, 18)
-    verdict = judge(
+    verdict = verdict_on(
         Evidence(images=18, classes=2, accuracy=100.0, drops=(0.0,) * 12, errors=(error,) * 12)
     )
     assert verdict.reason is Reason.EQUAL_COSTS and verdict.at_least
@@ -108,7 +108,7 @@ def test_a_perfect_member_on_18_images_has_equal_costs() -> None:
 
 def test_equal_costs_on_many_images_are_not_for_want_of_images() -> None:
     error = difference_error(0, 0, 10_000)
-    verdict = judge(
+    verdict = verdict_on(
         Evidence(images=10_000, classes=2, accuracy=100.0, drops=(0.0,) * 12, errors=(error,) * 12)
     )
     assert verdict.reason is Reason.EQUAL_COSTS and verdict.images_needed is None
@@ -118,7 +118,7 @@ def test_equal_costs_on_many_images_are_not_for_want_of_images() -> None:
 def test_one_image_is_too_few_whatever_it_says() -> None:
     for accuracy in (0.0, 100.0):
         error = difference_error(0, 0, 1)
-        verdict = judge(
+        verdict = verdict_on(
             Evidence(
                 images=1, classes=2, accuracy=accuracy, drops=(0.0, 100.0), errors=(error, error)
             )
@@ -141,7 +141,7 @@ def test_a_largest_member_near_chance_is_untrained(
     accuracy: float, images: int, untrained: bool
 ) -> None:
     """Chance is 10 %, two standard errors of it 1.9 points on 1,000 images and 1.3 on 2,000."""
-    verdict = judge(replace(measured(images, spread=10.0), accuracy=accuracy))
+    verdict = verdict_on(replace(measured(images, spread=10.0), accuracy=accuracy))
     assert (verdict.reason is Reason.UNTRAINED) == untrained
     if untrained:
         assert verdict.chance == 10 and "not above chance (10.0 %). Train longer" in verdict.text
@@ -149,10 +149,10 @@ def test_a_largest_member_near_chance_is_untrained(
 
 
 def test_without_a_number_of_images_there_is_none_to_name() -> None:
-    verdict = judge(replace(measured(400, spread=0.2), images=None))
+    verdict = verdict_on(replace(measured(400, spread=0.2), images=None))
     assert verdict.reason is Reason.TOO_FEW_IMAGES and verdict.images_needed is None
     assert (
-        judge(replace(measured(400, spread=0.2), images=None, accuracy=9.0)).reason
+        verdict_on(replace(measured(400, spread=0.2), images=None, accuracy=9.0)).reason
         is Reason.UNTRAINED
     )
 

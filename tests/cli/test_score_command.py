@@ -9,31 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_training import TRAIN
 
 import nas as api
 from nas.errors import InputError
 
-TRAIN = [
-    "train",
-    "--space",
-    "small",
-    "--data",
-    "digits",
-    "--resolution",
-    "32",
-    "--limit",
-    "120",
-    "--epochs",
-    "1",
-    "--batch",
-    "50",
-    "--held-out",
-    "40",
-    "--score-widths",
-    "1",
-    "--out",
-    "t",
-]
 SCORE = ["score", "t", "--data", "digits", "--widths", "1"]
 FILES = ("evaluations.csv", "evaluations.yaml", "scores.csv", "scores.yaml")
 Nas = Callable[..., tuple[int, str, str]]

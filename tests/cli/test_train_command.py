@@ -8,35 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from small_training import TRAIN
 
-from nas.accuracy.gate import Evidence, Reason, Verdict, judge
+from nas.accuracy.gate import Evidence, Reason, Verdict, verdict_on
 from nas.cli import train
 from nas.data import Splits, load_data
 from nas.option_values import make
 from nas.supernet.options import TrainOptions
 from nas.tasks.classify import difference_error
 
-TRAIN = [
-    "train",
-    "--space",
-    "small",
-    "--data",
-    "digits",
-    "--resolution",
-    "32",
-    "--limit",
-    "120",
-    "--epochs",
-    "1",
-    "--batch",
-    "50",
-    "--score-widths",
-    "1",
-    "--held-out",
-    "40",
-    "--out",
-    "t",
-]
 Nas = Callable[..., tuple[int, str, str]]
 
 
@@ -85,7 +65,7 @@ OPTIONS = make(TrainOptions, {"space": "small", "epochs": 2, "score_images": 50,
 
 def verdict(reason: Reason | None, needed: int | None = None) -> Verdict:
     error = difference_error(0, 0, 50)
-    usual = judge(
+    usual = verdict_on(
         Evidence(images=50, classes=10, accuracy=50.0, drops=(0.0, 9.0, 40.0), errors=(error,) * 3)
     )
     assert usual.usable

@@ -14,20 +14,19 @@ import nas
 from nas.blocks import MB3D, MB4D, BlockSpec, ConvEmbedding, ConvStem, HeadSpec, TokenHead
 from nas.export.target import Model, save_state
 from nas.network import Network
-from nas.space import Architecture, Stage
+from nas.space import Architecture, Stage, space_names
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 
 SMALLEST = {
-    "efficientformer_l1": "efficientformer",
-    "efficientformerv2_s0": "efficientformerv2",
-    "swiftformer_xs": "swiftformer",
-    "efficientvit_b0": "efficientvit",
+    **{
+        min(space.published.values(), key=lambda arch: arch.macs).name: name
+        for name in space_names()
+        if (space := nas.load_space(name)).published
+    },
     "efficientvit_l0": "efficientvit",
-    "emo_1m": "emo",
 }
-"""The smallest published member of each family, and of both series of EfficientViT, and its space.
-"""
+"""The smallest published member of each space, and of both series of EfficientViT, and its space."""
 
 
 LOCAL = MB4D(expansion=2)

@@ -105,12 +105,12 @@ def test_miou_is_that_of_the_task() -> None:
 
 def test_scenes_are_loaded_with_their_masks_and_named_as_the_network() -> None:
     real = load_images("digit-scenes", (64, 64), 6, 4, masks=True)
-    masks = np.asarray(real.judged.masks)
+    masks = np.asarray(real.evaluated.masks)
     assert masks.shape == (6, 64, 64)
-    order = (*real.judged.classes[1:], "background")
+    order = (*real.evaluated.classes[1:], "background")
     again = real.labelled_by(order)
-    assert isinstance(again, RealImages) and again.judged.classes == order
-    renamed = np.asarray(again.judged.masks)
+    assert isinstance(again, RealImages) and again.evaluated.classes == order
+    renamed = np.asarray(again.evaluated.masks)
     assert ((renamed == 255) == (masks == 255)).all()
     assert ((renamed == 10) == (masks == 0)).all() and ((renamed == 0) == (masks == 1)).all()
 

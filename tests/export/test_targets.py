@@ -26,17 +26,17 @@ from nas.export.target import Model
 from nas.export.targets import coreml, litert
 from nas.export.targets import onnx as onnx_target
 from nas.runs.exports import size
-from nas.space import Architecture
+from nas.space import Architecture, load_space, space_names
 from nas.training.batches import normalise
 from nas.weights import load_state_dict
 
 SMALLEST = (
-    "efficientformer_l1",
-    "efficientformerv2_s0",
-    "swiftformer_xs",
-    "efficientvit_b0",
+    *(
+        min(published.values(), key=lambda arch: arch.macs).name
+        for name in space_names()
+        if (published := load_space(name).published)
+    ),
     "efficientvit_l0",
-    "emo_1m",
 )
 Tiny = Callable[..., Architecture]
 Make = Callable[..., Model]

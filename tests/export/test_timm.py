@@ -15,26 +15,36 @@ from torch import Tensor
 
 import nas
 from nas.blocks import MB3D, MB4D, ConvEncoder, FPNHead, Identity, MapHead, TokenHead
+from nas.blocks.fastvit.spec import FastViTAttention, RepMixer
+from nas.blocks.repvit.spec import RepViTBlock
 from nas.errors import InputError, NasError
 from nas.export.target import Model
 from nas.export.targets.timm import express, state_dict, write
 from nas.files import YamlFile
-from nas.space import Architecture
+from nas.space import Architecture, space_names
+from nas.testing.spaces import randomise
+from nas.training.transforms import transforms_v2
 from nas.weights import LAYOUTS
 from nas.weights.importing import export_weights
 
-SPACES = ("efficientformer", "efficientformerv2", "swiftformer", "efficientvit", "emo")
-MEMBERS = {name: arch for space in SPACES for name, arch in nas.load_space(space).published.items()}
-LARGE = ("efficientvit_l3", "efficientvit_l2", "efficientvit_b3", "efficientformer_l7")
+MEMBERS = {
+    # Encoders of MobileCLIP end in 512 features.
+    name: arch.at(classes=512) if "mci" in name else arch
+    for space in space_names()
+    for name, arch in nas.load_space(space).published.items()
+}
+LARGE = {name for name, arch in MEMBERS.items() if arch.params > 40e6}
 """Left out where tensors are made, as they are many."""
 RECORDED = [
     (name, layout)
     for name, arch in MEMBERS.items()
-    for layout in ("official", "timm")
+    for layout in ("official", "timm", "mobileclip")
     if (Path(seeded.__file__).parent / arch.space / f"{name}.{layout}.csv").exists()
     and name not in LARGE
 ]
 IN_TIMM = [name for name, layout in RECORDED if layout == "timm"]
+NOT_IN_TIMM = ("emo",)
+"""Families that no network of timm has the blocks of."""
 INDICES = "attention_bias_idxs"
 
 ARGUMENTS = {
@@ -48,6 +58,15 @@ ARGUMENTS = {
     "swiftformer_xs": {"layers": [3, 3, 6, 4], "embed_dims": [48, 56, 112, 220], "mlp_ratios": 4, "num_classes": 1000},
     "efficientvit_b0": {"widths": [8, 16, 32, 64, 128], "depths": [1, 2, 2, 2, 2], "head_dim": 16, "expand_ratio": 4,
                         "head_widths": [1024, 1280], "num_classes": 1000},
+    "repvit_m0_9": {"embed_dim": [48, 96, 192, 384], "depth": [2, 2, 14, 2], "mlp_ratio": [2, 2, 2, 2],
+                    "kernel_size": 3, "distillation": True, "num_classes": 1000},
+    "fastvit_t8": {"layers": [2, 2, 4, 2], "embed_dims": [48, 96, 192, 384], "mlp_ratios": [3, 3, 3, 3],
+                   "token_mixers": ["repmixer"] * 4, "se_downsamples": [False] * 4, "lkc_use_act": False,
+                   "num_classes": 1000},
+    "fastvit_mci0": {"layers": [2, 6, 10, 2], "embed_dims": [64, 128, 256, 512], "mlp_ratios": [3, 3, 3, 3],
+                     "token_mixers": ["repmixer"] * 3 + ["attention"],
+                     "se_downsamples": [False, False, True, True], "lkc_use_act": True, "num_classes": 512},
+    "mobilenetv4_hybrid_m": {"num_classes": 1000},
     "efficientvit_l1": {"widths": [32, 64, 128, 256, 512], "depths": [1, 1, 1, 6, 6], "head_dim": 32,
                         "head_widths": [3072, 3200], "num_classes": 1000},
 }  # fmt: skip
@@ -111,7 +130,9 @@ def test_arguments_are_those_of_timms_own_functions(name: str) -> None:
     assert found.arguments == ARGUMENTS[name]
 
 
-@pytest.mark.parametrize("name", [name for name in MEMBERS if not name.startswith("emo")])
+@pytest.mark.parametrize(
+    "name", [name for name, arch in MEMBERS.items() if arch.space not in NOT_IN_TIMM]
+)
 def test_every_published_member_of_timms_families_is_expressed(name: str) -> None:
     assert express(MEMBERS[name]).layout in LAYOUTS
 
@@ -134,6 +155,28 @@ def test_a_network_without_distillation_has_two_equal_classifiers(
     nas.import_weights(double, found)
     assert torch.equal(double.head.classifier.weight, double.head.distilled.weight)
     assert len(double.head.classifier.weight) == 5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "space", sorted({arch.space for arch in MEMBERS.values()} - set(NOT_IN_TIMM))
+)
+def test_timm_builds_the_same_network(space: str) -> None:
+    """timm's own code takes the arguments and all tensors, and answers as our network."""
+    transforms_v2()  # timm imports torchvision, whose wheel may be of another build of torch
+    timm = pytest.importorskip("timm")
+    published = nas.load_space(space).published.values()
+    arch = min(published, key=lambda each: each.macs).at(classes=7)
+    net = nas.build(arch).eval()
+    randomise(net)
+    found = express(arch)
+    theirs = timm.create_model(found.model, **found.arguments).eval()
+    tensors = state_dict(Model(arch, net.state_dict(), (), {}), found)
+    theirs.load_state_dict(tensors, strict=True)
+    images = torch.randn(1, 3, *arch.resolution, generator=torch.Generator().manual_seed(0))
+    ours = net(images)
+    assert ours.std() > 0
+    assert (theirs(images) - ours).abs().max() < 1e-4 * ours.std()
 
 
 def odd(name: str, place: str, block: object) -> Architecture:
@@ -162,6 +205,22 @@ def odd(name: str, place: str, block: object) -> Architecture:
         ),
         (MEMBERS["efficientformer_l1"].at(256), r"stage4_block4, mb3d.*7x7 tokens alone"),
         (MEMBERS["efficientvit_b0"].with_head(FPNHead(5)), r"cannot express head, fpn_head"),
+        (
+            odd("repvit_m0_9", "stage2_block2", RepViTBlock(squeeze=True)),
+            r"stage2_block2, repvit_block.*: repvit_m0_9 with these arguments has repvit_block",
+        ),
+        (
+            odd("fastvit_sa12", "stage4_block1", FastViTAttention(encoding=5)),
+            r"stage4_block1, fastvit_attention\(.*encoding=5",
+        ),
+        (
+            odd("fastvit_t8", "stage2_block1", RepMixer(4)),
+            r"stage2_block2, repmixer\(expansion=3",
+        ),
+        (
+            odd("mobilenetv4_conv_s", "stage3_block1", Identity()),
+            r"cannot express stage3_block\d, uib.*: mobilenetv4_conv_small with these arguments has",
+        ),
     ],
     ids=[
         "emo",
@@ -171,6 +230,10 @@ def odd(name: str, place: str, block: object) -> Architecture:
         "no attention",
         "resolution",
         "dense",
+        "squeeze",
+        "encoding",
+        "ratio of a block",
+        "not published",
     ],
 )
 def test_what_timm_cannot_express_names_the_operation(arch: Architecture, reason: str) -> None:

@@ -27,7 +27,7 @@ from nas.option_values import make
 from nas.runs.images import UsedImages, read_images, used_by
 from nas.runs.trained_on import TrainedOn, images_of, read_trained_on
 from nas.space import Architecture
-from nas.training.evaluate import calibrate, judge
+from nas.training.evaluate import accuracy_of, calibrate
 from nas.training.metrics import Progress
 from nas.weights.network_file import read_network
 
@@ -96,8 +96,8 @@ def test_what_it_writes_is_what_the_network_scores(
     network = nas.build(nas.load_architecture(folder / "architecture.yaml"))
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     accuracy = description["accuracy"]
-    assert accuracy["held_out"]["raw"]["accuracy"] == judge(network, digits.held_out).accuracy
-    assert accuracy["test"]["raw"]["accuracy"] == judge(network, test).accuracy
+    assert accuracy["held_out"]["raw"]["accuracy"] == accuracy_of(network, digits.held_out).accuracy
+    assert accuracy["test"]["raw"]["accuracy"] == accuracy_of(network, test).accuracy
     assert accuracy["test"]["raw"]["images"] == 30
     images = read_images(folder / "images.csv")
     assert description["images"] == {

@@ -21,7 +21,7 @@ from nas.space import Architecture, Space
 from nas.supernet.options import Recipe
 from nas.supernet.train import train
 from nas.training.batches import normalise
-from nas.training.evaluate import judge
+from nas.training.evaluate import accuracy_of
 
 Seeded = Callable[..., Network]
 
@@ -47,7 +47,7 @@ def test_the_largest_member_of_the_runs_supernet_has_learned_and_is_told_by_its_
     teacher = load_teacher("supernet", None, find_subject(run), digits.train)
     assert teacher.network.architecture == small_space("network_suffix").at(32).largest()
     assert not teacher.network.training
-    assert judge(teacher.network, digits.held_out).accuracy > 50, (
+    assert accuracy_of(teacher.network, digits.held_out).accuracy > 50, (
         "its batch norms have statistics of their own"
     )
     assert (

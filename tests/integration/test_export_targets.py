@@ -21,18 +21,20 @@ from nas.export.compare import differences, outputs_of, random_images
 from nas.export.target import Model, save_state
 from nas.export.targets import litert, litert_int8
 from nas.network import Network
+from nas.space import space_names
 from nas.training.batches import normalise
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "references"))
 import seeded
 
 SMALLEST = {
-    "efficientformer_l1": "efficientformer",
-    "efficientformerv2_s0": "efficientformerv2",
-    "swiftformer_xs": "swiftformer",
-    "efficientvit_b0": "efficientvit",
-    "emo_1m": "emo",
+    min(space.published.values(), key=lambda arch: arch.macs).name: name
+    for name in space_names()
+    if (space := nas.load_space(name)).published
 }
+"""The smallest published member of each space, and the space."""
+LAYOUTS = ("official", "timm")
+"""Layouts that references are recorded in, the first one that a member has is taken."""
 Export = Callable[..., dict[str, object]]
 ABOUT = {
     "name": "net",
@@ -66,7 +68,9 @@ def published(name: str) -> Network:
     """The network with the weights that its reference outputs were recorded with."""
     arch = nas.load_space(SMALLEST[name]).published[name]
     net = nas.build(arch).eval()
-    file = Path(seeded.__file__).parent / SMALLEST[name] / f"{name}.official.csv"
+    folder = Path(seeded.__file__).parent / SMALLEST[name]
+    files = (folder / f"{name}.{layout}.csv" for layout in LAYOUTS)
+    file = next(each for each in files if each.is_file())
     nas.import_weights(net, seeded.state_dict(seeded.read_types(file)))
     return net
 
@@ -82,7 +86,7 @@ def saved(net: Network, folder: Path) -> Path:
 @pytest.mark.parametrize("name", SMALLEST)
 def test_whole_network_to_every_target(name: str, export: Export, tmp_path: Path) -> None:
     targets = ["config", "torch", "onnx", "litert", "coreml", "coreml-int8"]
-    if name != "emo_1m":
+    if SMALLEST[name] != "emo":
         targets.append("timm")
     document = export(str(saved(published(name), tmp_path / "run")), "--to", ",".join(targets))
     found = document["targets"]
@@ -90,8 +94,9 @@ def test_whole_network_to_every_target(name: str, export: Export, tmp_path: Path
     for target in ("onnx", "litert"):
         apart = found[target]["differences"]["random"]
         assert apart["relative"] < 1e-3 and apart["top1_agreement"] == 100
+    height, width = nas.load_space(SMALLEST[name]).published[name].resolution
     assert (
-        found["coreml"]["inspected"]["image"] == [224, 224, "RGB"]
+        found["coreml"]["inspected"]["image"] == [height, width, "RGB"]
         and "not run" in found["coreml"]["note"]
     )
     again = export(str(tmp_path / "run"), "--to", ",".join(targets))["targets"]

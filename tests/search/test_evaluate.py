@@ -206,7 +206,7 @@ def test_the_run_says_what_judged_and_its_folder_goes_on_until_it_is_done(task, 
     )
     with pytest.raises(InputError, match="exists already and is not an empty folder"):
         new_folder(str(folder), "small", "toy")
-    assert new_folder(str(folder), "small", "toy", goes_on=True) == folder
+    assert new_folder(str(folder), "small", "toy", resumes=True) == folder
     found = nas.search.solve(problem)
     write_run(folder, problem, found, ["nas", "search"])
     run = yaml.safe_load((folder / "run.yaml").read_text())
@@ -219,4 +219,4 @@ def test_the_run_says_what_judged_and_its_folder_goes_on_until_it_is_done(task, 
     }
     assert run["result"]["evaluated"] == found.evaluated and run["result"]["drop"] == found.drop
     with pytest.raises(InputError, match="exists already and is not an empty folder"):
-        new_folder(str(folder), "small", "toy", goes_on=True)
+        new_folder(str(folder), "small", "toy", resumes=True)

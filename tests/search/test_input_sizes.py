@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from nas.accuracy import default_scores, load_scores
 from nas.errors import InputError
 from nas.latency import load_table
+from nas.report.front import _read, front_picture
+from nas.search.engines.exact import front
 from nas.search.input_sizes import Posed, best_size, front_of_sizes, pose_sizes, solve_sizes
 from nas.search.problem import OutOfReach
+from nas.search.record import write_front
 from nas.search.solver import pose, search
 from nas.space import load_space
+from nas.space.sizes import size_text
 
 SPACE = load_space("efficientformer")
 TABLE = load_table("iphone12")
@@ -44,14 +49,33 @@ def test_the_front_is_over_all_sizes_and_the_answer_is_on_it() -> None:
     assert {point.architecture.resolution[0] for point in points} == set(SIZES)
     times = [point.ms for point in points]
     assert times == sorted(times)
-    judges = {problem.space.resolution: problem.cautious_scores for problem in problems}
+    cautious_scores = {problem.space.resolution: problem.cautious_scores for problem in problems}
     cautious = [
-        judges[point.architecture.resolution].accuracy(point.architecture).value for point in points
+        cautious_scores[point.architecture.resolution].accuracy(point.architecture).value
+        for point in points
     ]
     assert cautious == sorted(cautious)
     best = best_size(solve_sizes(posed(1.3))[0])
     within = max(value for point, value in zip(points, cautious, strict=True) if point.ms <= 1.3)
     assert best.accuracy == pytest.approx(within, abs=0.1)
+
+
+def test_tooltips_tell_the_size_where_there_are_several(tmp_path: Path) -> None:
+    both = posed(1.3).problems
+    points = front_of_sizes(both)
+    found = best_size(solve_sizes(posed(1.3))[0])
+    several = front_picture(found.problem, points, {"exact": found.found})
+    sizes = [point.about[-1] for point in several.points]
+    assert sizes == [f"input {size_text(point.architecture.resolution)}" for point in points]
+    size = size_text(found.found.architecture.resolution)
+    assert several.found[0].about[-1] == f"input {size}"
+    # The file has the sizes too.
+    write_front(tmp_path, found.problem, points)
+    assert [point.about[-1] for point in _read(tmp_path / "front.csv")] == sizes
+    one = front(found.problem)
+    alone = front_picture(found.problem, one, {"exact": found.found})
+    for point in (*alone.points, *alone.found):
+        assert not any(line.startswith("input ") for line in point.about)
 
 
 def test_the_default_target_is_that_of_the_own_size_for_all() -> None:

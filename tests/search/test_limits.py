@@ -3,15 +3,18 @@ given."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nas.blocks import MB4D, ConvEmbedding, FPNHead, Operation, Shape
 from nas.errors import InputError, NasError
 from nas.search import pose, search, solve
 from nas.search.graph import Graph
-from nas.search.limits import MACS, latency, live_elements, memory, mes, peak_elements
+from nas.search.limits import MACS, latency, live_elements, memory, mes, peak_elements, rounded
 
 AMOUNTS = {
     "macs": lambda arch: arch.macs,
@@ -177,6 +180,35 @@ def test_messages_say_what_the_measures_say(small_space, made_up_table):
     other = replace(measure, unit="rows ms latency", name="rows", named=True, saved="")
     assert other.text(1.25) == "1.25 rows ms latency rows"
     assert MACS.text(arch.macs).endswith(" M MACs") and not MACS.saved
+
+
+@given(st.floats(1e-9, 1e12), st.integers(1, 17))
+def test_a_rounded_amount_is_near_and_not_below_where_it_is_a_limit(value, digits):
+    for up in (False, True):
+        found = float(rounded(value, digits, up))
+        assert abs(found - value) <= value * 10.0 ** (1 - digits) * (1 + 1e-12)
+        assert found >= value or not up
+    assert rounded(1.23449) == "1.234" and rounded(1.23449, up=True) == "1.235"
+    assert rounded(9.9996, up=True) == "10" and rounded(1.25, up=True) == "1.25"
+
+
+def test_amounts_that_differ_are_told_apart(small_space, made_up_table):
+    measure = latency(made_up_table(small_space(), seed=1))
+    assert measure.texts(1.2, 1.3) == ("1.2 ms", "1.3 ms")
+    assert measure.texts(1.23449, 1.23448) == ("1.23449 ms", "1.23448 ms")
+    assert measure.texts(1.0, 1.0) == ("1 ms", "1 ms")
+    assert MACS.texts(123_456_789, 123_456_788) == ("123.456789 M MACs", "123.456788 M MACs")
+
+
+def test_a_limit_just_out_of_reach_shows_by_how_much(small_space, made_up_table, made_up_scores):
+    space = small_space()
+    table = made_up_table(space)
+    smallest = min(space.smallest().macs, *(arch.macs for arch in space.published.values()))
+    limits = {"macs": smallest - 1}
+    with pytest.raises(InputError) as refusal:
+        search(space, table, made_up_scores(space), None, limits=limits)
+    shown = re.findall(r"([\d.]+) M MACs", str(refusal.value))
+    assert len(shown) == 2 and float(shown[0]) < float(shown[1])
 
 
 @pytest.mark.parametrize("precision", ["version 3 of a mixture", "w8a16", ""])

@@ -23,7 +23,7 @@ from nas.supernet.sensitivity import Evaluator
 from nas.supernet.supernet import Supernet
 from nas.supernet.train import train
 from nas.tasks.segment import SEGMENTATION
-from nas.training.evaluate import calibrate, judge
+from nas.training.evaluate import accuracy_of, calibrate
 
 CLASSES = 3
 
@@ -75,7 +75,7 @@ def test_scores_are_those_of_each_member_alone(space: Space) -> None:
     for variant in wanted[:: len(wanted) // 5]:
         network = supernet.extract(variant.arch)
         calibrate(network, calibration)
-        alone = judge(network, held_out)
+        alone = accuracy_of(network, held_out)
         assert found[variant.key].accuracy == pytest.approx(alone.accuracy, abs=0.02)
         assert found[variant.key].standard_error > 0 and found[variant.key].lost is None
     assert len({row.accuracy for row in found.values()}) > 3
@@ -98,7 +98,9 @@ def test_it_is_trained_and_scored_and_read_again(space: Space, tmp_path: Path) -
     assert read.accuracy(space.largest()).metric == "miou"
     largest = supernet.extract(space.largest())
     calibrate(largest, train_data)
-    assert read.baseline_accuracy == pytest.approx(judge(largest, held_out).accuracy, abs=0.02)
+    assert read.baseline_accuracy == pytest.approx(
+        accuracy_of(largest, held_out).accuracy, abs=0.02
+    )
     # Points of mIoU are none of top-1.
     with pytest.raises(InputError, match=r"scores of metric 'miou', expected 'top1'"):
         read.check_evidence(metric="top1")
@@ -134,7 +136,7 @@ def test_the_largest_members_figure_has_every_class(space: Space) -> None:
     )
     network = supernet.extract(space.largest())
     calibrate(network, images(8, 0))
-    found = judge(network, held_out)
+    found = accuracy_of(network, held_out)
     assert len(found.by_class) == CLASSES
     assert found.accuracy == pytest.approx(
         np.mean([each for each in found.by_class if each is not None]), abs=1e-2

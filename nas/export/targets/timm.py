@@ -40,12 +40,20 @@ from nas.blocks import (
     MBConvDown,
     TokenHead,
 )
+from nas.blocks.fastvit.spec import (
+    FastViTAttention,
+    FastViTDown,
+    FastViTHead,
+    FastViTStem,
+    RepMixer,
+)
+from nas.blocks.repvit.spec import RepViTBlock, RepViTDown, RepViTHead, RepViTStem
 from nas.data.images import MEAN, STD
 from nas.errors import NasError
 from nas.export.target import Model, Target
 from nas.files import write_yaml
 from nas.runs.trained_on import TrainedOn
-from nas.space import Architecture, Stage
+from nas.space import Architecture, Stage, load_space
 from nas.weights.importing import export_weights
 
 RESOLUTION = (224, 224)
@@ -97,7 +105,7 @@ def write(model: Model, path: Path) -> None:
 def state_dict(model: Model, found: Expressed) -> dict[str, Tensor]:
     """Return the state dict that the timm network loads with strict=True."""
     tensors = export_weights(model.network(), found.layout)
-    if found.layout != "efficientvit/timm" and found.arguments.get("distillation", True):
+    if "head.weight" in tensors and found.arguments.get("distillation", True):
         # timm's network has two classifiers and answers with their mean. Two equal ones answer as
         # the single one of ours does.
         for part in ("weight", "bias"):
@@ -136,6 +144,11 @@ def express(arch: Architecture) -> Expressed:
                 index,
                 f"{found.model} with these arguments has {theirs.spec.kind} ({theirs.spec}) there",
             )
+    if len(operations) != len(found.built.operations()):
+        raise NasError(
+            f"cannot express {len(operations)} operations: {found.model} with these arguments has"
+            f" {len(found.built.operations())}"
+        )
     return found
 
 
@@ -313,6 +326,109 @@ def _large(arch: Architecture, head_dim: int) -> tuple[list[EntrySpec], list[lis
     return entries, [[kind] * depth for kind, depth in zip(kinds, arch.depths, strict=True)]
 
 
+def _repvit(arch: Architecture) -> Expressed:
+    """Return timm's RepViT nearest to an architecture."""
+    # timm takes a ratio for each stage, of its downsampling too, and one kernel for all.
+    ratios = [_first([*stage.present, stage.entry], "expansion", 2) for stage in arch.stages]
+    kernel = _first(_blocks(arch), "kernel", 3)
+    entries: list[EntrySpec] = [RepViTStem(arch.widths[0])]
+    entries += [
+        RepViTDown(width, ratio, kernel)
+        for width, ratio in zip(arch.widths[1:], ratios[1:], strict=True)
+    ]
+    # Every second block has squeeze-and-excitation, from the first one on.
+    stages = [
+        [RepViTBlock(ratio, kernel, squeeze=position % 2 == 0) for position in range(depth)]
+        for ratio, depth in zip(ratios, arch.depths, strict=True)
+    ]
+    distilled = _distilled(arch)
+    arguments = {
+        "embed_dim": list(arch.widths),
+        "depth": list(arch.depths),
+        "mlp_ratio": ratios,
+        "kernel_size": kernel,
+        "distillation": distilled,
+        "num_classes": arch.classes,
+    }
+    head = RepViTHead(arch.classes, distilled)
+    return Expressed("repvit_m0_9", arguments, "repvit/timm", _built(arch, entries, stages, head))
+
+
+def _fastvit(arch: Architecture) -> Expressed:
+    """Return timm's FastViT nearest to an architecture."""
+    # A stage has one kind of token mixer. Positional encodings are functions, which no YAML file
+    # holds: a model that has timm's own, of 7x7 before stage 4, stands for them.
+    mixers = [
+        "attention" if any(block.mixer == "attention" for block in stage.present) else "repmixer"
+        for stage in arch.stages
+    ]
+    encoded = bool(_first(arch.stages[-1].present[:1], "encoding", 0))
+    ratios = [_first(stage.present, "expansion", 4) for stage in arch.stages]
+    downs = [stage.entry.hyperparameters() for stage in arch.stages]
+    squeeze = [bool(down.get("squeeze", False)) for down in downs]
+    middle = bool(downs[-1].get("middle_activation", False))
+    entries: list[EntrySpec] = [FastViTStem(arch.widths[0])]
+    entries += [
+        FastViTDown(width, squeeze=gate, middle_activation=middle)
+        for width, gate in zip(arch.widths[1:], squeeze[1:], strict=True)
+    ]
+    stages: list[list[BlockSpec]] = [
+        [
+            FastViTAttention(ratio, encoding=7 if encoded and index == 3 and not position else 0)
+            if mixer == "attention"
+            else RepMixer(ratio)
+            for position in range(depth)
+        ]
+        for index, (mixer, ratio, depth) in enumerate(zip(mixers, ratios, arch.depths, strict=True))
+    ]
+    arguments = {
+        "layers": list(arch.depths),
+        "embed_dims": list(arch.widths),
+        "mlp_ratios": ratios,
+        "token_mixers": mixers,
+        "se_downsamples": squeeze,
+        "lkc_use_act": middle,
+        "num_classes": arch.classes,
+    }
+    return Expressed(
+        "fastvit_sa12" if encoded else "fastvit_t8",
+        arguments,
+        "fastvit/timm",
+        _built(arch, entries, stages, FastViTHead(arch.classes)),
+    )
+
+
+MOBILENETV4 = {
+    "mobilenetv4_conv_s": "mobilenetv4_conv_small",
+    "mobilenetv4_conv_m": "mobilenetv4_conv_medium",
+    "mobilenetv4_conv_l": "mobilenetv4_conv_large",
+    "mobilenetv4_hybrid_m": "mobilenetv4_hybrid_medium",
+    "mobilenetv4_hybrid_l": "mobilenetv4_hybrid_large",
+}
+"""timm's names of the published members. Its functions take no other widths, depths or kernels."""
+
+
+def _mobilenetv4(arch: Architecture) -> Expressed:
+    """Return the published MobileNetV4 nearest to an architecture: with the most equal operations."""
+    ours = arch.operations()
+
+    def common(name: str) -> int:
+        theirs = published[name].operations()
+        return sum(one.spec == other.spec for one, other in zip(ours, theirs, strict=False))
+
+    space = load_space("mobilenetv4")
+    published = {
+        name: space.published[name].at(arch.resolution, arch.classes) for name in MOBILENETV4
+    }
+    nearest = max(published, key=common)
+    return Expressed(
+        MOBILENETV4[nearest],
+        {"num_classes": arch.classes},
+        "mobilenetv4/timm",
+        published[nearest],
+    )
+
+
 def _built(
     arch: Architecture,
     entries: Sequence[EntrySpec],
@@ -361,6 +477,9 @@ FAMILIES: dict[str, Callable[[Architecture], Expressed]] = {
     "conv_encoder": _swiftformer,
     "additive_encoder": _swiftformer,
     "efficientvit_stem": _efficientvit,
+    "repvit_stem": _repvit,
+    "fastvit_stem": _fastvit,
+    "mobilenetv4_stem": _mobilenetv4,
 }
 """Kind of a block to the function of the timm family that has it."""
 

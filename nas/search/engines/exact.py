@@ -31,7 +31,7 @@ from nas.search.engines.label_setting import Program, Resource, path_sum
 from nas.search.engines.prices import positional
 from nas.search.fastest import latencies
 from nas.search.graph import Arc, Floats, Graph, Layered, same_head
-from nas.search.limits import Limit
+from nas.search.limits import Limit, rounded
 from nas.search.problem import Found, OutOfReach, Problem
 from nas.search.trace import steps_to
 from nas.space import Architecture
@@ -362,7 +362,7 @@ class _Model:
         least_ms = problem.table.total_ms(self._member(path))
         return OutOfReach(
             f"latency target {problem.target_ms:g} ms cannot be reached within {named}: there the "
-            f"fastest member of space '{problem.space.name}' takes {least_ms:.4g} ms"
+            f"fastest member of space '{problem.space.name}' takes {rounded(least_ms, up=True)} ms"
         )
 
     def _out_of_reach(self) -> OutOfReach:

@@ -189,13 +189,15 @@ def _evaluated(problem: Problem, arch: Architecture, options: Iterable[Option]) 
 def _stuck(problem: Problem, pricer: Pricer, arch: Architecture, steps: int) -> NasError:
     limit = pricer.exceeded(arch)
     assert limit is not None
-    at = limit.measure.text(limit.measure.total(arch))
+    amount = limit.measure.total(arch)
+    at, most = limit.measure.texts(amount, limit.most)
+    enough = limit.measure.text(amount, up=True)
     what = (
         "size or time" if problem.objective == "mes" else limit.measure.saved or limit.measure.name
     )
     return NasError(
-        f"slimming stopped at {at} after {steps} steps, above the limit of {limit}: by this table"
-        f" no single move saves {what} there. Fix: a limit above {at}, or --engine exact"
+        f"slimming stopped at {at} after {steps} steps, above the limit of {most}: by this table"
+        f" no single move saves {what} there. Fix: a limit of {enough}, or --engine exact"
     )
 
 

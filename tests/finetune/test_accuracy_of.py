@@ -14,7 +14,7 @@ from nas.network import build
 from nas.space import Architecture
 from nas.tasks.classify import accuracy_error
 from nas.training.batches import normalise
-from nas.training.evaluate import Accuracy, calibrate, judge, resized
+from nas.training.evaluate import Accuracy, accuracy_of, calibrate, resized
 
 
 def test_accuracy_is_the_share_of_right_answers_with_its_standard_error(
@@ -29,7 +29,7 @@ def test_accuracy_is_the_share_of_right_answers_with_its_standard_error(
     labels = np.where(np.arange(len(data)) % 4 == 0, (answers + 1) % 10, answers)
     wrong = int((labels != answers).sum())
     accuracy = 100 * (1 - wrong / len(data))
-    found = judge(network.train(), replace(data, labels=labels), batch=7)
+    found = accuracy_of(network.train(), replace(data, labels=labels), batch=7)
     error = accuracy_error(accuracy, len(data))
     assert found == Accuracy(round(accuracy, 3), round(error, 3), len(data))
 
@@ -76,4 +76,4 @@ def test_images_are_resized_for_a_network_of_another_size(
     assert resized(images, (32, 32)) is images
     assert resized(images, (side, side)).shape == (2, 3, side, side)
     if side == 64:
-        assert judge(build(small.at(side)), digits.held_out).images == len(digits.held_out)
+        assert accuracy_of(build(small.at(side)), digits.held_out).images == len(digits.held_out)
