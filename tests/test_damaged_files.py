@@ -18,13 +18,15 @@ from nas.devices.board.runner.plan import read_plan
 from nas.devices.board.runner.results import read_results
 from nas.devices.info import DeviceInfo
 from nas.errors import MOST_LETTERS, InputError, NasError
-from nas.files import MOST_MS, YamlFile, number_in, read_bytes, read_text, sole_writer
+from nas.files import MOST_MS, YamlFile, number_in, read_bytes, read_text
 from nas.journals import read_entries
 from nas.latency.importing import import_table
 from nas.latency.network_times import network_from, read_networks
 from nas.latency.profile.journal import Journal
 from nas.latency.rows import COLUMNS, read_rows, read_unsupported, row_from
+from nas.locks import sole_writer
 from nas.runs.schema import SupernetFile, read_trained
+from nas.space import load_architecture
 from nas.space.architecture import check_resolution
 from nas.weight_files import kind_of, read_header
 
@@ -214,7 +216,7 @@ PLAN = {
         ({"copies": -1}, "copies"),
         ({"copies": True}, "copies"),
         ({"check": {"nets": 2}}, "check.seed"),
-        ({"files": []}, "files"),
+        ({"files": 3}, "files"),
         ({"files": [3]}, r"files\[0\].digest"),
         ({"files": [{**PLAN["files"][0], "digest": "../../a"}]}, r"files\[0\].digest"),
         ({"device": {"name": "board", "kind": None}}, "device.kind"),
@@ -283,6 +285,29 @@ def test_a_damaged_description_of_a_training_names_its_key(
 def test_an_input_size_has_bounds(size: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="both sides must be multiples of 32"):
         check_resolution(size)
+
+
+def test_a_torn_journal_is_read_where_nothing_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, size: int) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "truncate", refused)
+    (tmp_path / "journal.jsonl").write_text('{"a": 1}\n{"a": ')
+    assert read_entries(tmp_path / "journal.jsonl") == [{"a": 1}]
+
+
+@pytest.mark.parametrize("name", ["null", ".nan", "[a]", "{a: 1}", "true"])
+@pytest.mark.parametrize("key", ["name", "space"])
+def test_a_name_is_a_text(key: str, name: str, tmp_path: Path) -> None:
+    text = (
+        f"format: nas-architecture-1\n{key}: {name}\nresolution: [32, 32]\n"
+        "stages: [{entry: {kind: conv_stem, width: 8}, blocks: []}]\n"
+    )
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"a\.yaml:2: {key}: is not a name"):
+        load_architecture(tmp_path / "a.yaml")
 
 
 def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(tmp_path: Path) -> None:

@@ -233,7 +233,7 @@ def read_fit(folder: Path) -> Fit | None:
         about.data.fingerprint if about.data else None,
         len(about.data.classes) if about.data else 0,
         about.images,
-        _examples(folder, about) if judged else None,
+        _examples(folder, about) if figures else None,
         about.architecture.name,
     )
 
