@@ -459,11 +459,18 @@ def bases(space: Space) -> Iterator[Architecture]:
 
 
 def one_of_each(space: Space, base: Architecture) -> Iterator[Move]:
-    """Yield one move per action and stage; of exchanges, one per new block."""
-    seen = set()
+    """Yield one move per action and stage; of exchanges, one per new block.
+
+    Of exchanges that only change an expansion, one to a whole number and one to a fraction per kind.
+    """
+    seen = set[object]()
     for move in moves(space, base):
         where = move.place.stream if isinstance(move, Exchange) else move.stage
-        what = (move.action, where, move.block if isinstance(move, Exchange) else None)
+        what: tuple[object, ...] = (move.action, where)
+        if isinstance(move, Exchange):
+            block = move.block
+            is_whole = float(block.hyperparameters().get("expansion", 0)).is_integer()
+            what += (block.kind, is_whole) if move.action == "ER" else (block,)
         if what not in seen:
             seen.add(what)
             yield move
