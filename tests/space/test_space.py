@@ -312,7 +312,7 @@ BAD = [
     (
         LOCAL,
         LOCAL.replace("}", ", expansion: 0}"),
-        "17: stages[0].local: mb4d: expansion 0 must be at least 1",
+        "17: stages[0].local: mb4d: expansion 0 must be at least 0.25",
     ),
     (LOCAL, LOCAL.replace("}", ", pool: 2}"), "17: stages[0].local: mb4d: pool 2 must be odd"),
     (
