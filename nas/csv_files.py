@@ -1,7 +1,8 @@
 """CSV readers, a lenient and a strict one, for tables, scores, results and users' own files.
 
 `read_records` reads files that people write or export from a spreadsheet, which may start with a
-byte-order mark. `read_strict` and `read_columns` read files that nas wrote itself.
+byte-order mark. `read_strict` and `read_columns` read files that nas wrote itself. `Writer` writes
+all of them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from nas.errors import InputError
 from nas.files import number_in, read_text
@@ -70,7 +71,25 @@ def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict
         InputError: naming file and line, for a missing column, or for a line whose number of values
             differs from the header's.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    return strict_records(path, read_text(path), required)
+
+
+def strict_records(
+    path: Path, text: str, required: Sequence[str], short: bool = False
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield (line number, {column: value}) for every line of the text of a file that nas wrote.
+
+    Args:
+        path: of the file, for messages.
+        text: its content.
+        required: columns that the header must have.
+        short: whether a line may have fewer values than the header, as a kill of an older version
+            left it. The missing ones are empty.
+
+    Raises:
+        InputError: as `read_strict`.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
         missing = [name for name in required if name not in header]
@@ -78,13 +97,18 @@ def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict
             raise InputError(
                 f"{path}:1: column '{missing[0]}' is missing (expected {','.join(required)})"
             )
+        twice = [name for name in header if header.count(name) > 1] if len(header) < 100 else []
+        if twice or len(header) >= 100:
+            reason = f"column '{twice[0]}' is a duplicate" if twice else f"{len(header)} columns"
+            raise InputError(f"{path}:1: {reason} (expected {','.join(required)})")
         for values in reader:
-            if len(values) != len(header):
+            if len(values) > len(header) or (len(values) < len(header) and not short):
                 raise InputError(
                     f"{path}:{reader.line_num}: has {len(values)} values (expected"
                     f" {len(header)}, as the header)"
                 )
-            yield reader.line_num, dict(zip(header, values, strict=True))
+            record = dict.fromkeys(header, "") | dict(zip(header, values, strict=False))
+            yield reader.line_num, record
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
@@ -123,6 +147,66 @@ def _check_header(
         if column not in header:
             expected = ", ".join(required) + "".join(f", {name} (if any)" for name in optional)
             raise InputError(f"{path}:1: column '{column}' is missing; expected: {expected}")
+
+
+MOST_DIGITS = 15
+"""Digits of the largest count: every whole number of so many is exact as a float too."""
+
+
+def count_in(where: str, column: str, text: str, what: str = "a whole number") -> int:
+    """Return a whole number, 0 or more, of a CSV file.
+
+    Args:
+        where: file and line, for the message.
+        what: the number in words.
+
+    Raises:
+        InputError: naming `where` and the column.
+    """
+    # `int` alone would take ' 5', '1_000', '-1' and other alphabets' digits.
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
+        reason = f"{column}: '{text[:40]}' is not {what}, at least 0"
+        raise InputError(f"{where}: {reason}", reason=reason)
+    return int(text)
+
+
+_FORMULA = re.compile(r"[=+\-@\t\n]")
+"""First characters by which a spreadsheet takes a cell for a formula, which may run a program."""
+
+
+class Writer:
+    """Writes CSV that a spreadsheet opens without running any of its cells.
+
+    A name or a message from a file may begin as a formula does. Such a text gets an apostrophe in
+    front, by which spreadsheets know a text. Numbers stay as they are, also negative ones.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+
+    def row(self, values: Iterable[Any]) -> None:
+        """Write one row."""
+        self._writer.writerow([harmless(value) for value in values])
+
+    def rows(self, rows: Iterable[Iterable[Any]]) -> None:
+        """Write several rows."""
+        for values in rows:
+            self.row(values)
+
+
+def harmless(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula; numbers come back as they are."""
+    if not isinstance(value, str):
+        return value
+    # `csv` writes a carriage return without quotes, and a reader ends the row at it.
+    value = value.replace("\r\n", "\n").replace("\r", "\n")
+    if not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def separator(text: str) -> str:

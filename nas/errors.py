@@ -9,11 +9,23 @@ import difflib
 import os
 from collections.abc import Iterable
 
+MOST_LETTERS = 1_200
+"""Maximum length of a message. The longest one with only short names in it has 1,000."""
+
 
 class NasError(Exception):
-    """The work failed (exit code 1). The message is one line; no traceback is shown."""
+    """The work failed (exit code 1). The message is one line; no traceback is shown.
+
+    A message that quotes too much of a file is cut in its middle: what is wrong stands at its
+    beginning, and the remedy at its end.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        half = MOST_LETTERS // 2
+        cut = len(message) > MOST_LETTERS
+        super().__init__(f"{message[:half]} … {message[-half:]}" if cut else message)
 
 
 class InputError(NasError, ValueError):

@@ -8,8 +8,9 @@ import math
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,14 @@ def file_name(name: str) -> str:
     return plain if plain == name else "-".join(filter(None, (plain, text_sha256(name)[:8])))
 
 
+LOCK_FILE = ".lock"
+"""Name of the file that is locked while a process writes into its folder."""
+
+
 @contextmanager
-def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[None]:
+def sole_writer(
+    folder: Path, work: str, reentrant: bool = False, once: bool = False
+) -> Iterator[None]:
     """Context manager: inside, no other process does this work in the folder, which is made.
 
     A folder that did not exist, and that an error leaves empty, is removed again.
@@ -91,6 +98,7 @@ def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[No
         folder: where the file `.lock` is held.
         work: what another process would be doing, for the message: "training in this folder".
         reentrant: whether this process may lock the folder again inside.
+        once: whether the folder is finished afterwards, so that the file is removed.
 
     Raises:
         NasError: when another process has the lock, or the folder cannot be made.
@@ -98,7 +106,10 @@ def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[No
     from filelock import FileLock, Timeout
 
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    lock = FileLock(folder / ".lock", is_singleton=reentrant)
+    # Opening a link would empty the file that it leads to.
+    if (folder / LOCK_FILE).is_symlink():
+        raise NasError(f"{folder / LOCK_FILE}: is a link, expected a file. Fix: remove it")
+    lock = FileLock(folder / LOCK_FILE, is_singleton=reentrant)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # The operating system releases the lock with its process: a kill leaves none behind.
@@ -116,6 +127,9 @@ def sole_writer(folder: Path, work: str, reentrant: bool = False) -> Iterator[No
         yield
     finally:
         # While the lock is held, so that no other process begins in a folder that goes.
+        if once:
+            with suppress(OSError):
+                (folder / LOCK_FILE).unlink(missing_ok=True)
         _remove_empty(made)
         lock.release()
 
@@ -124,8 +138,8 @@ def _remove_empty(made: Sequence[Path]) -> None:
     """Remove folders that hold nothing but a lock, the deepest first; leave all others."""
     for folder in made:
         try:
-            if {path.name for path in folder.iterdir()} <= {".lock"}:
-                (folder / ".lock").unlink(missing_ok=True)
+            if {path.name for path in folder.iterdir()} <= {LOCK_FILE}:
+                (folder / LOCK_FILE).unlink(missing_ok=True)
                 folder.rmdir()
         except OSError:
             return
@@ -170,10 +184,50 @@ def read_text(path: str | Path) -> str:
     try:
         # Spreadsheets and Windows editors put a byte-order mark first, which would become part of
         # the first key or column. utf-8-sig drops it.
-        return Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: cannot be read: it is not UTF-8 text") from None
+
+
+MOST_TEXT_BYTES = 1 << 28
+"""Maximum size of a text file. The largest real ones, tables of other frameworks, have 50 MB."""
+
+
+def read_bytes(path: str | Path, most: int = MOST_TEXT_BYTES) -> bytes:
+    """Return the content of a regular file of at most `most` bytes.
+
+    Raises:
+        InputError: when it cannot be read, is larger, or is a pipe or a device, which may never end.
+    """
+    check_regular(path)
+    try:
+        size = os.path.getsize(path)
+        content = b"" if size > most else Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if size > most:
+        raise InputError(
+            f"{path}: is too large (got {size / 1e6:.0f} MB, expected at most {most / 1e6:.0f} MB)"
+        )
+    return content
+
+
+def check_regular(path: str | Path) -> None:
+    """Raise InputError for a pipe, a socket or a device, where opening or reading may never end."""
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return  # opening it says what is wrong
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise InputError(
+            f"{path}: is not a file (got a pipe, a socket or a device). Fix: give a file"
+        )
+
+
+MOST_NUMBER = 1e30
+"""Maximum size of a number in a CSV file."""
+MOST_MS = 1e7
+"""Maximum latency in ms, almost three hours; the largest of `--latency-ms` too."""
 
 
 def number_in(where: str, column: str, text: str) -> float:
@@ -189,8 +243,9 @@ def number_in(where: str, column: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
-        reason = f"{column}: '{text}' is not a finite number"
+    # Sums and products of a few numbers within this bound are finite too.
+    if not abs(value) <= MOST_NUMBER:
+        reason = f"{column}: '{text[:40]}' is not a finite number"
         raise InputError(f"{where}: {reason}", reason=reason)
     return value
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.errors import InputError, NasError
+from nas.files import read_bytes
 
 
 def read_whole(path: Path) -> str:
@@ -23,7 +24,7 @@ def read_whole(path: Path) -> str:
     """
     if not path.exists():
         return ""
-    content = path.read_bytes()
+    content = read_bytes(path)
     # Without a complete line rfind returns -1, so `whole` is empty.
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from nas.errors import InputError
+from nas.files import check_regular
 
 Kind = Literal["safetensors", "torch"]
 
@@ -29,6 +30,8 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 
 _SAFETENSORS_PREFIX = 8
 """Bytes before the header of a safetensors file: its length, little endian."""
+_MOST_RATIO = 20
+"""Maximum size of a zip archive's content over its own size."""
 _SNIFFED = 512
 """Bytes of a file that are looked at."""
 _LFS = b"version https://git-lfs.github.com/spec/"
@@ -90,6 +93,7 @@ def kind_of(path: Path) -> Kind:
     Raises:
         InputError: saying what the file is instead: a Git LFS pointer, a web page, an archive.
     """
+    check_regular(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -138,6 +142,7 @@ def kind_of(path: Path) -> Kind:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """Return the metadata of a safetensors file; empty for a file of another kind."""
+    check_regular(path)
     try:
         size = os.path.getsize(path)
         with open(path, "rb") as file:
@@ -146,7 +151,7 @@ def read_header(path: str | Path) -> dict[str, str]:
             if length > size:
                 return {}
             header = json.loads(file.read(length))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
@@ -159,8 +164,15 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return  # torch says what is damaged
+    # torch.save does not compress. A small archive of much would fill the memory.
+    if unpacked > _MOST_RATIO * (path.stat().st_size + 1):
+        raise InputError(
+            f"{path}: a zip archive that unpacks to {unpacked / 1e6:,.0f} MB, {_MOST_RATIO} times its"
+            " size or more, which torch.save does not write. Fix: give the checkpoint itself"
+        )
     parts = [name.rpartition("/")[2] for name in names]
     if "data.pkl" not in parts:
         some = ", ".join(f"'{name}'" for name in names[:3]) or "nothing"

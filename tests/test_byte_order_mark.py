@@ -44,7 +44,7 @@ def written(path: Path, text: str) -> Path:
 ROWS = "step,loss\n1,0.5\n2,0.25\n"
 EVALUATION = ",".join(EVALUATIONS) + "\nabc,50.0,1.5,8-16-24-32,1-1-1-1,0.5\n"
 MEASURED = "move,place,choice,accuracy,loss,standard_error,lost,gained\ndrop,stage1_block1,,50.0,1.5,0.5,3,1\n"
-RESULTS = json.dumps({"format": RESULTS_FORMAT, "bundle": "1"}) + "\n"
+RESULTS = json.dumps({"format": RESULTS_FORMAT, "bundle": "1", "device": {}}) + "\n"
 FILES: dict[str, tuple[str, str, Callable[[Path], object]]] = {
     "records": ("a.csv", ROWS, lambda path: list(read_records(path, ("step", "loss")))),
     "strict": ("a.csv", ROWS, lambda path: list(read_strict(path, ("step", "loss")))),

@@ -9,13 +9,13 @@ evaluations.csv    one row per member, appended as soon as it is known; a search
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from nas.csv_files import Writer, strict_records
 from nas.errors import InputError
 from nas.files import YamlFile, data_sha256, number_in, write_text, write_yaml
 from nas.journals import append_text, read_whole
@@ -132,7 +132,7 @@ class Evaluations:
     def _append(self, path: Path, member: Architecture, result: Evaluated) -> None:
         text = io.StringIO()
         shape = ("-".join(map(str, values)) for values in (member.widths, member.depths))
-        csv.writer(text, lineterminator="\n").writerow(
+        Writer(text).row(
             [
                 member_key(member),
                 # `repr` keeps every digit, so that a resumed search decides as an uninterrupted
@@ -166,14 +166,16 @@ def _read(path: Path, images: int | None) -> dict[str, Evaluated]:
     A last row that a kill left half-written is cut off. A journal of an older version gets the
     column of standard errors, computed from the number of images, so that rows can be appended.
     """
-    reader = csv.DictReader(io.StringIO(read_whole(path)))
-    records = list(reader)
+    text = read_whole(path)
+    if not text:
+        return {}
+    needed = ("member", "accuracy", "loss")
+    records = list(strict_records(path, text, needed, short=True))
     known = {
-        str(record.get("member")): _evaluated(path, number, record, images)
-        for number, record in enumerate(records, start=2)
+        record["member"]: _evaluated(path, number, record, images) for number, record in records
     }
-    if "standard_error" not in (reader.fieldnames or ()):
-        _upgrade(path, records, known)
+    if "standard_error" not in text.partition("\n")[0].strip().split(","):
+        _upgrade(path, [record for _, record in records], known)
     return known
 
 
@@ -206,10 +208,12 @@ def _evaluated(path: Path, number: int, record: dict[str, Any], images: int | No
 
 def _upgrade(path: Path, records: Sequence[dict[str, Any]], known: dict[str, Evaluated]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    writer = Writer(text)
+    writer.row(COLUMNS)
     for record in records:
-        writer.writerow({**record, "standard_error": _text(known[record["member"]].standard_error)})
+        error = _text(known[record["member"]].standard_error)
+        full = {**record, "standard_error": error}
+        writer.row(full.get(name, "") for name in COLUMNS)
     write_text(path, text.getvalue())
 
 

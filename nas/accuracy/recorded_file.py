@@ -7,7 +7,6 @@ scores.yaml    the space, the images and the weights that they were measured on
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
 import json
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from nas.accuracy.recorded import RecordedScores
 from nas.accuracy.single_moves import MeasuredWith, MoveName, Score, wanted_keys
-from nas.csv_files import read_strict
+from nas.csv_files import Writer, count_in, read_strict
 from nas.errors import InputError
 from nas.files import YamlFile, number_in, write_text, write_yaml
 from nas.space import Space
@@ -174,12 +173,10 @@ def _training_command(scores: YamlFile) -> str:
 def write_scores(scores: RecordedScores, folder: Path) -> None:
     """Write `scores.csv` and `scores.yaml`, the inverse of `read_scores`."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer = Writer(text)
+    writer.row(COLUMNS)
     for row in scores.rows:
-        writer.writerow(
-            ["" if (value := getattr(row, name)) is None else value for name in COLUMNS]
-        )
+        writer.row("" if (value := getattr(row, name)) is None else value for name in COLUMNS)
     about: dict[str, Any] = {
         "format": FORMAT,
         "provenance": list(scores.notes),
@@ -217,7 +214,9 @@ def _score(
         name: number_in(where, name, record[name]) for name in _MEASURED if record[name]
     }
     counts: dict[str, Any] = {
-        name: _count_in(where, name, record[name]) for name in _NEW if record.get(name)
+        name: count_in(where, name, record[name], "a whole number of images")
+        for name in _NEW
+        if record.get(name)
     }
     score = Score(
         move,  # type: ignore[arg-type]
@@ -244,12 +243,6 @@ def _score(
         what = f"{place}{f', {choice}' if choice else ''}"
         raise InputError(f"{where}: place: the scored space has no move '{move}' at {what}")
     return score
-
-
-def _count_in(where: str, column: str, text: str) -> int:
-    if not text.isdecimal():
-        raise InputError(f"{where}: {column}: '{text}' is not a whole number of images, at least 0")
-    return int(text)
 
 
 def _with_honest_error(where: str, score: Score, images: int | None) -> Score:

@@ -20,8 +20,10 @@ def export(options: ExportOptions) -> None:
     from nas.export.command import perform
 
     run = options.run
+    # Before anything is written: a damaged run.yaml is refused with nothing left behind.
+    device = _device(Path(run))
     source, exported = perform(options, note=say)
-    following = shlex.join(["nas", "check", run, "--device", _device(Path(run))])
+    following = shlex.join(["nas", "check", run, "--device", device])
     emit(_document(source, exported, following), _text(source, exported))
     next_step(following)
 
@@ -33,7 +35,9 @@ def _device(run: Path) -> str:
     description = run / "run.yaml"
     if not description.is_file():
         return "host"
-    return str(YamlFile(description).data.get("table", {}).get("device", "host"))
+    table = YamlFile(description).data.get("table")
+    name = table.get("device") if isinstance(table, dict) else None
+    return name if isinstance(name, str) else "host"
 
 
 def _document(source: Source, exported: Exported, following: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ kill or a full disk leaves nothing that looks finished.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -83,16 +84,33 @@ def _folder_name(request: MapRequest) -> str:
 
 
 def _whole(folder: Path) -> bool:
-    """Return whether a map is complete: every file of pixels has its full size."""
+    """Return whether a map is complete and can be opened: a damaged one is decoded again."""
     try:
         about = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        return about["format"] == FORMAT and all(
-            (folder / f"{name}.u8").stat().st_size == np.prod(split["shape"])
-            and (folder / f"{name}.labels.npy").exists()
-            for name, split in about["splits"].items()
+        texts = (*about["classes"], about["source"], about["background"])
+        return (
+            about["format"] == FORMAT
+            and all(isinstance(text, str) for text in texts)
+            and bool(about["splits"])
+            and all(_whole_split(folder, name, split) for name, split in about["splits"].items())
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
+
+
+def _whole_split(folder: Path, name: str, split: dict[str, Any]) -> bool:
+    """Return whether the pixels and the labels of a split have the sizes that are recorded."""
+    shape = split["shape"]
+    if len(shape) != 4 or any(type(side) is not int or side < 1 for side in shape):
+        return False
+    labels = np.load(folder / f"{name}.labels.npy", mmap_mode="r", allow_pickle=False)
+    return (
+        (folder / f"{name}.u8").stat().st_size == math.prod(shape)
+        and labels.shape[:1] == (shape[0],)
+        and labels.dtype.kind in "iu"
+        and type(split["skipped"]) is int
+        and all(isinstance(text, str) for text in (*split["notes"], split["fingerprint"]))
+    )
 
 
 def _open(folder: Path, name: str) -> dict[str, ImageData]:

@@ -11,7 +11,6 @@ wait until the range of their values in the whole data set is known.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -30,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.csv_files import Writer
 from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
 from nas.data.images import stratified_order
 from nas.data.masks import decode
@@ -238,7 +238,7 @@ def _write_broken(folder: Path, writers: Sequence[_SplitWriter]) -> None:
         with (folder / _BROKEN).open(
             "w", encoding="utf-8", errors="backslashreplace", newline=""
         ) as file:
-            csv.writer(file).writerows([("split", "image", "reason"), *rows])
+            Writer(file).rows([("split", "image", "reason"), *rows])
 
 
 class _SplitWriter:

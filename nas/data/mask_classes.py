@@ -23,6 +23,7 @@ from nas.data.masks import MOST_CLASSES, MaskCode, listed_code, values_of
 from nas.data.notes import counted, shown
 from nas.data.source import EncodedImage
 from nas.errors import InputError
+from nas.files import read_text
 
 NAME_LISTS = ("classes.txt", "class_names.txt", "label_names.txt", "labels.txt", "names.txt")
 """Files with one class per line; the number of the line is the value in masks."""
@@ -78,9 +79,9 @@ def listed(data: str, path: Path) -> MaskClasses:
         InputError: for a file that is not understood.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"data {data}: {path.name}: cannot be read: {error}") from None
+        text = read_text(path)
+    except InputError as error:
+        raise InputError(f"data {data}: {error}") from None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     name = path.name.lower()
     if name == ADE20K_LIST:

@@ -29,6 +29,7 @@ from nas.data.notes import counted, shown
 from nas.data.source import Encoded, Pair, Source, SourceSplit
 from nas.data.splits import TEST, TRAIN, VALIDATION, chosen_test, split_named
 from nas.errors import InputError
+from nas.files import read_bytes
 
 _IMAGES = {"images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "rgb", "photos"}
 """Names of folders of images, in lower case."""
@@ -327,7 +328,7 @@ def _listed_names(path: Path, root: Folder) -> set[str] | None:
 
 def _names(path: Path) -> set[str]:
     """Return the names of the images that a list has: the first word of each line, without suffix."""
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    lines = read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
     return {Path(line.split()[0]).stem for line in lines if line.strip()}
 
 

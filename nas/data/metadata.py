@@ -13,7 +13,7 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from nas.data.columns import Column, label_column, split_column
 from nas.data.layout import Arranged, Item
@@ -21,6 +21,7 @@ from nas.data.listing import Folder, stamp_of
 from nas.data.notes import counted, shown
 from nas.data.splits import TEST, TRAIN, chosen_test, split_files, split_named
 from nas.errors import InputError
+from nas.files import check_regular
 
 METADATA_FILES = ("metadata.csv", "metadata.jsonl")
 _FILE_NAME = "file_name"
@@ -210,18 +211,32 @@ def _rows(where: str, path: Path) -> Iterator[dict[str, Any]]:
         InputError: for a malformed table.
     """
     try:
+        check_regular(path)
         # Spreadsheets put a byte-order mark first; utf-8-sig drops it.
         with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = _bounded(file)
             if path.suffix.lower() == ".jsonl":
-                yield from (_json_row(line) for line in file if line.strip())
+                yield from (_json_row(line) for line in lines if line.strip())
                 return
-            for row in csv.DictReader(file, strict=True):
+            for row in csv.DictReader(lines, strict=True):
                 # Cells beyond the header are a list under None.
                 row.pop(None, None)
                 yield row
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{where}: cannot be read: {reason}") from None
+
+
+_MOST_LINE = 1 << 20
+"""Characters of the longest line of a table; one of a million columns, or of zeros, is not one."""
+
+
+def _bounded(file: TextIO) -> Iterator[str]:
+    """Yield the lines of a file; raise ValueError for one that is too long."""
+    while line := file.readline(_MOST_LINE):
+        if len(line) == _MOST_LINE:
+            raise ValueError(f"a line has {_MOST_LINE} characters or more")
+        yield line
 
 
 def _json_row(line: str) -> dict[str, Any]:

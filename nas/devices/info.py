@@ -7,7 +7,6 @@ import datetime
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields
-from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +23,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from nas.display import shortened
-from nas.files import YamlFile, text_sha256, write_yaml
+from nas.files import MOST_MS, MOST_NUMBER, YamlFile, text_sha256, write_yaml
 from nas.validation import mistake_in
 
 Provenance = Literal["measured", "interpolated", "estimated", "priced"]
@@ -102,8 +101,9 @@ def os_major(text: str) -> str:
 
 
 IsoDate = Annotated[str, BeforeValidator(iso_date)]
-Milliseconds = Annotated[float, Field(ge=0)]
-Percent = Annotated[float, Field(ge=0)]
+Milliseconds = Annotated[float, Field(ge=0, le=MOST_MS)]
+Percent = Annotated[float, Field(ge=0, le=1e6)]
+Scale = Annotated[float, Field(gt=0, le=1e6)]
 
 
 class Calibration(BaseModel):
@@ -122,9 +122,9 @@ class Calibration(BaseModel):
     """
 
     model_config = _OPEN
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Scale = 1.0
     weights_ms: Milliseconds = 0.0
-    weights_from: Annotated[float, Field(ge=0)] = 0.0
+    weights_from: Annotated[float, Field(ge=0, le=MOST_NUMBER)] = 0.0
     nets: Annotated[int, Field(ge=0)] = 0
     mape: Percent | None = None
     note: str = ""
@@ -182,10 +182,10 @@ class Profiled(BaseModel):
     space: str
     name: str
     resolution: str
-    scale: Annotated[float, Field(gt=0)] = 1.0
+    scale: Scale = 1.0
     intercept_ms: Milliseconds = 0.0
     weights_ms: Milliseconds = 0.0
-    weights_from: Annotated[float, Field(ge=0)] = 0.0
+    weights_from: Annotated[float, Field(ge=0, le=MOST_NUMBER)] = 0.0
     nets: Annotated[int, Field(ge=0)] = 0
     mape: Percent | None = None
     note: str = ""
@@ -289,7 +289,7 @@ class EstimateInfo(BaseModel):
             ("leave_one_family_out.mape", self._more("leave_one_family_out").get("mape", 0)),
             ("largest_resolution", (self.model_extra or {}).get("largest_resolution", 0)),
         ):
-            if not isinstance(value, float | int) or not 0 <= value < inf:
+            if not isinstance(value, float | int) or not 0 <= value <= MOST_NUMBER:
                 raise ValueError(f"{place}: expected a number, 0 or more (got {value!r})")
         # Reading the costs raises for an incomplete or negative one: at loading, not in the middle
         # of a search.
@@ -309,7 +309,11 @@ class EstimateInfo(BaseModel):
         needed = [name for name in known if name not in optional_costs()]
         for name in [*needed, *costs]:
             value = costs.get(name)
-            if name not in known or not isinstance(value, float | int) or not 0 <= value < inf:
+            if (
+                name not in known
+                or not isinstance(value, float | int)
+                or not 0 <= value <= MOST_NUMBER
+            ):
                 raise ValueError(
                     f"costs_ms.{name}: expected the costs {', '.join(known)}, each a number, 0 or"
                     f" more (got {value!r})"

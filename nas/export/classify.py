@@ -17,6 +17,9 @@ from nas.errors import InputError
 from nas.export import NEEDS, TARGETS
 from nas.export.target import Contents, Outputs, Target
 from nas.extras import need
+from nas.files import check_regular, tree_sha256
+from nas.runs.exports import FILE as RECORD_FILE
+from nas.runs.exports import Record
 
 SUFFIXES = {
     ".tflite": ("litert", "litert-int8"),
@@ -80,8 +83,15 @@ def classify(file: Path, image: Path, top: int = 5) -> Classified:
             f"{file}: gives scores per pixel (dense prediction), not one class. Fix: a file of a"
             " classifier"
         )
+    _check_unchanged(file)
     pixels, oddities = _pixels(image, contents)
-    probabilities = _softmax(target.run(file, pixels[None])[0])
+    logits = target.run(file, pixels[None])[0]
+    if not np.isfinite(logits).all():
+        raise InputError(
+            f"{file}: gives values that are not finite (inf or NaN), so it is damaged. Fix: export it"
+            " again"
+        )
+    probabilities = _softmax(logits)
     if len(probabilities) != len(contents.classes):
         raise InputError(
             f"{file}: has {len(contents.classes)} class names for {len(probabilities)} outputs. Fix:"
@@ -105,6 +115,7 @@ def _target(file: Path) -> Target:
     """Return the target that runs files with this suffix. Raises InputError without one."""
     if not file.exists():
         raise InputError(f"{file}: does not exist. Fix: nas export RUN --to litert")
+    check_regular(file)
     names = SUFFIXES.get(file.suffix.lower(), ())
     for name in names:
         need(f"classifying with {file.name}", *NEEDS[name])
@@ -120,6 +131,28 @@ def _target(file: Path) -> Target:
         f"{file}: is not an exported file that can be run (got {file.suffix or 'no suffix'},"
         " expected .tflite or .onnx). Fix: nas export RUN --to litert"
     )
+
+
+def _check_unchanged(file: Path) -> None:
+    """Raise InputError where export.yaml beside a file has the checksum of another content.
+
+    A runtime trusts its file: a flipped bit in one may end the whole process.
+    """
+    try:
+        recorded = Record(file.parent).targets.values()
+    except InputError:
+        return  # a file alone is enough to classify
+    for entry in recorded:
+        digest = entry.get("sha256") if isinstance(entry, dict) else None
+        if (
+            isinstance(digest, str)
+            and entry.get("file") == file.name
+            and tree_sha256(file) != digest
+        ):
+            raise InputError(
+                f"{file}: is damaged or was changed (its checksum differs from the one in"
+                f" {file.parent / RECORD_FILE}). Fix: export it again"
+            )
 
 
 def _pixels(image: Path, contents: Contents) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

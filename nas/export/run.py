@@ -24,7 +24,7 @@ from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
 from nas.export.images import RealImages
 from nas.export.target import Images, Model, Outputs, Target
-from nas.files import data_sha256, tree_sha256
+from nas.files import data_sha256, sole_writer, tree_sha256
 from nas.runs.exports import Record, aside, size
 from nas.runs.resolve import Source
 from nas.temporary import scratch_folder
@@ -84,7 +84,9 @@ def export(
     targets = {name: load_target(name) for name in chosen(names)}
     for name, target in targets.items():
         _check(name, target, real)
-    return _Export(source, real, report, command, output).run(targets)
+    # The record is read, and written anew for each file.
+    with sole_writer(source.folder, "exporting into this folder", once=True):
+        return _Export(source, real, report, command, output).run(targets)
 
 
 def _check(name: str, target: Target, real: RealImages | None) -> None:

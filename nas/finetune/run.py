@@ -27,7 +27,13 @@ from nas.finetune.task import Finetuning
 from nas.finetune.teacher import Teacher, load_teacher
 from nas.network import Network
 from nas.runs.resolve import Subject, find_subject
-from nas.runs.schema import ARCHITECTURE_FILE, FINETUNE_FILE, WEIGHTS_FILE, WEIGHTS_FORMAT
+from nas.runs.schema import (
+    ARCHITECTURE_FILE,
+    FINETUNE_FILE,
+    WEIGHTS_FILE,
+    WEIGHTS_FORMAT,
+    read_trained,
+)
 from nas.runs.trained_on import ImageRange, images_of, seen_lines
 from nas.space import Architecture, load_architecture
 from nas.tasks import Task, task_of
@@ -85,7 +91,7 @@ def describe(
             {**wanted, "versions": versions("torch", "safetensors"), "command": command},
         )
         return
-    found = YamlFile(folder.description)
+    found = read_trained(folder.description)
     remedy = ". Fix: another --out, or the options that it was started with"
     there = dict(found.data)
     # Settings that an older version did not have get their defaults.

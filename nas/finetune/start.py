@@ -18,7 +18,7 @@ from nas.errors import InputError
 from nas.files import YamlFile, file_sha256
 from nas.network import Network, build
 from nas.runs.resolve import Initial, Subject, find_initial
-from nas.runs.schema import RUN_FILE
+from nas.runs.schema import RUN_FILE, read_trained
 from nas.runs.trained_on import TrainedOn, check_names, read_trained_on
 from nas.space import Space, load_space
 from nas.supernet.checkpoint import Folder
@@ -140,7 +140,7 @@ def known_of(weights: Path) -> TrainedOn:
     folder = Folder(Path(named))
     if not folder.description.is_file():
         return found
-    supernet = trained_on(up_to_date(YamlFile(folder.description).data))
+    supernet = trained_on(up_to_date(read_trained(folder.description).data))
     return replace(found, classes=found.classes or supernet.classes, images=supernet.images)
 
 

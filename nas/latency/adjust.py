@@ -30,6 +30,7 @@ import numpy as np
 from nas.csv_files import read_records
 from nas.devices.info import Calibration, EstimateInfo
 from nas.errors import InputError, nearest
+from nas.files import MOST_MS
 from nas.latency.calibration import SCALES, sums
 from nas.latency.network_times import NetworkTime
 from nas.latency.table import LatencyTable, MissingRows
@@ -286,6 +287,8 @@ def _number(text: str, column: str, where: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise InputError(f"{where}: {column}: '{text}' is not a positive number")
+    if not 0 < value <= MOST_MS:
+        raise InputError(
+            f"{where}: {column}: '{text[:40]}' is not a positive number, at most {MOST_MS:.0f}"
+        )
     return value

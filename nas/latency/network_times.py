@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from nas.blocks import parse_head
+from nas.csv_files import Writer, count_in, strict_records
 from nas.devices.base import StartUp
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError
-from nas.files import read_text, write_text
+from nas.files import MOST_MS, number_in, read_text, write_text
 from nas.latency.rows import Key
 from nas.space import Architecture, Space, space_names
 from nas.space.sizes import between
@@ -185,28 +185,63 @@ def read_networks(folder: Path) -> list[NetworkTime]:
     path = folder / NETWORKS_FILE
     if not path.is_file():
         return []
-    # Annotations are text in this file. Columns that an old file lacks have defaults.
-    types = {
-        field.name: {"float": float, "int": int}.get(str(field.type), str)
-        for field in fields(NetworkTime)
-    }
-    try:
-        return [
-            NetworkTime(**{name: types[name](value) for name, value in record.items()})
-            for record in csv.DictReader(io.StringIO(read_text(path)))
-        ]
-    except (KeyError, TypeError, ValueError) as error:
+    return [
+        _network(f"{path}:{number}", record)
+        for number, record in strict_records(path, read_text(path), ("role", "measured_ms"))
+    ]
+
+
+def network_from(data: Any) -> NetworkTime:
+    """Return the network in an entry of a journal, with the checks of a line of the file.
+
+    Raises:
+        InputError: naming the key.
+    """
+    if not isinstance(data, dict) or not all(
+        type(value) in (str, int, float) for value in data.values()
+    ):
+        raise InputError("network: is not a mapping of names and numbers")
+    # `repr` keeps every digit.
+    return _network(
+        "network",
+        {key: value if type(value) is str else repr(value) for key, value in data.items()},
+    )
+
+
+def _network(where: str, record: Mapping[str, str]) -> NetworkTime:
+    """Return the network in a line. Columns that an old file lacks have defaults."""
+    values: dict[str, Any] = {}
+    # Annotations are text in this file.
+    kinds = {field.name: str(field.type) for field in fields(NetworkTime)}
+    for name, text in record.items():
+        if name not in kinds:
+            raise InputError(f"{where}: unknown column '{name}' (expected {', '.join(kinds)})")
+        if kinds[name] == "int":
+            values[name] = count_in(where, name, text)
+        elif kinds[name] == "float":
+            values[name] = number_in(where, name, text)
+            if values[name] < 0 and name not in ("error_percent", "predicted_ms"):
+                raise InputError(f"{where}: {name}: {text} is negative, expected at least 0")
+            if name == "measured_ms" and not 0 < values[name] <= MOST_MS:
+                raise InputError(
+                    f"{where}: {name}: is {text}, expected ms above 0, at most {MOST_MS:.0f}"
+                )
+        else:
+            values[name] = text
+    if missing := {"role", "space", "resolution", "network", "measured_ms"} - values.keys():
+        raise InputError(f"{where}: {min(missing)}: is missing")
+    if values["role"] not in get_args(Role):
         raise InputError(
-            f"{path}: cannot be read ({error}). Fix: remove it, then run nas profile again"
-        ) from None
+            f"{where}: role: '{values['role']}' is unknown (expected one of"
+            f" {', '.join(get_args(Role))})"
+        )
+    return NetworkTime(**values)
 
 
 def write_networks(folder: Path, networks: Iterable[NetworkTime]) -> None:
     """Write the networks into a table's folder."""
     text = io.StringIO()
-    writer = csv.DictWriter(
-        text, [field.name for field in fields(NetworkTime)], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(asdict(network) for network in networks)
+    writer = Writer(text)
+    writer.row(field.name for field in fields(NetworkTime))
+    writer.rows(asdict(network).values() for network in networks)
     write_text(folder / NETWORKS_FILE, text.getvalue())

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
 from nas.blocks import BlockSpec, Shape, parse
-from nas.csv_files import plain, separator
+from nas.csv_files import MOST_DIGITS, Writer, plain, separator, strict_records
 from nas.devices.info import Provenance, iso_date
 from nas.errors import InputError
-from nas.files import read_text, write_text
+from nas.files import MOST_MS, read_text, write_text
 
 UNSUPPORTED_FILE = "unsupported.csv"
 _COLUMNS = ("kind", "hyperparameters", "input", "message", "date")
@@ -31,19 +30,10 @@ def read_unsupported(folder: Path) -> dict[Key, str]:
     path = folder / UNSUPPORTED_FILE
     if not path.is_file():
         return {}
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
-    messages: dict[Key, str] = {}
-    # A field in quotes may span lines, so lines are those of the reader, not a count of rows.
-    for values in reader:
-        if reader.line_num == 1 and tuple(values) == _COLUMNS:
-            continue
-        if len(values) != len(_COLUMNS) or reader.line_num == 1:
-            raise InputError(
-                f"{path}:{reader.line_num}: expected the columns {','.join(_COLUMNS)}. Fix: repair"
-                " or remove the file"
-            )
-        messages[values[0], values[1], values[2]] = values[3]
-    return messages
+    return {
+        (record["kind"], record["hyperparameters"], record["input"]): record["message"]
+        for _, record in strict_records(path, read_text(path), _COLUMNS)
+    }
 
 
 def write_unsupported(folder: Path, failed: Mapping[Key, str]) -> None:
@@ -53,9 +43,9 @@ def write_unsupported(folder: Path, failed: Mapping[Key, str]) -> None:
         path.unlink(missing_ok=True)
         return
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows((*key, message, date.today().isoformat()) for key, message in failed.items())
+    writer = Writer(text)
+    writer.row(_COLUMNS)
+    writer.rows((*key, message, date.today().isoformat()) for key, message in failed.items())
     write_text(path, text.getvalue())
 
 
@@ -146,12 +136,12 @@ def format_rows(rows: Iterable[Row], header: bool = True) -> str:
     # Rows of one table differ in their further columns: the file has all of them.
     extra = list(dict.fromkeys(name for row in rows for name, _ in row.extra))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = Writer(text)
     if header:
-        writer.writerow([*COLUMNS, *extra])
+        writer.row([*COLUMNS, *extra])
     for row in rows:
         further: Mapping[str, str] = dict(row.extra)
-        writer.writerow(
+        writer.row(
             [*(getattr(row, name) for name in COLUMNS), *(further.get(name, "") for name in extra)]
         )
     return text.getvalue()
@@ -219,6 +209,33 @@ def _row(record: Mapping[str, str]) -> Row:
     )
 
 
+_TEXTS = ("kind", "hyperparameters", "input", "output", "provenance", "date")
+
+
+def row_from(data: Any) -> Row:
+    """Return the row in an entry of a journal, with the checks of a row in a file.
+
+    Raises:
+        ValueError: naming the key.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("row: is not a mapping")
+    for name in COLUMNS:
+        if type(data.get(name)) not in ((str,) if name in _TEXTS else (int, float)):
+            raise ValueError(f"{name}: is missing or of another type")
+    # JSON has made lists of the pairs.
+    extra = data.get("extra")
+    pairs = isinstance(extra, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)
+        for pair in extra
+    )
+    if not pairs:
+        raise ValueError("extra: is not a list of pairs of texts")
+    # `repr` keeps every digit.
+    record = {name: data[name] if name in _TEXTS else repr(data[name]) for name in COLUMNS}
+    return replace(_row(record), extra=tuple((name, value) for name, value in data["extra"]))
+
+
 def _column(record: Mapping[str, str], name: str, convert: Callable[[str], Any]) -> Any:
     """Return a converted value; a ValueError of `convert` gets the column's name in front."""
     try:
@@ -268,14 +285,13 @@ def _same(text: str, output: str, stated: str) -> None:
 
 def _milliseconds(text: str) -> float:
     value = float(text)
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{text} is not a latency (expected ms, 0 or more)")
+    if not 0 <= value <= MOST_MS:
+        raise ValueError(f"{text} is not a latency (expected ms, 0 or more, at most {MOST_MS:.0f})")
     return value
 
 
 def _runs(text: str) -> int:
-    # `int` alone would take ' 5', '1_000' and '-1'.
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS):
         raise ValueError(f"'{text}' is not a whole number, 0 or more")
     return int(text)
 

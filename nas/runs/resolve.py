@@ -22,6 +22,7 @@ from nas.runs.schema import (
     RUN_FORMAT,
     WEIGHTS_FILE,
     WEIGHTS_FORMAT,
+    read_trained,
 )
 from nas.runs.trained_on import ImageRange, absolute, check_names, read_trained_on
 from nas.space import Architecture, load_architecture, published_member
@@ -167,7 +168,7 @@ def _described(source: Source, home: Path) -> Source:
     source = _trained(source)
     if not (home / FINETUNE_FILE).is_file():
         return source
-    file = YamlFile(home / FINETUNE_FILE)
+    file = read_trained(home / FINETUNE_FILE)
     data, recipe = (
         part if isinstance(part, dict) else {} for part in map(file.data.get, ("data", "recipe"))
     )

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nas.errors import InputError
 from nas.files import YamlFile
 from nas.passwords import masked_command
+from nas.space.architecture import MOST_SIDE, STRIDE
 from nas.validation import validated
 
 RUN_FORMAT = "nas-run-1"
@@ -292,6 +293,76 @@ class About(Part):
     def _masked(cls, command: str) -> str:
         # Older versions recorded the password of a database's address.
         return masked_command(command)
+
+
+Name = str | int | float
+"""Name of a class; YAML reads some names as numbers."""
+Count = Annotated[int, Field(ge=0, le=2**53, strict=True)]
+Side = Annotated[int, Field(ge=STRIDE, le=MOST_SIDE, multiple_of=STRIDE, strict=True)]
+
+
+class TrainedData(Part):
+    """The images of a training, as `supernet.yaml` and `finetune.yaml` record them.
+
+    Attributes:
+        source: in words.
+        images: number of images to train on.
+        held_out: number of images held out of training.
+        total: number of both.
+        dataset, name, fingerprint, background: as in `nas.runs.trained_on.ImageRange` and
+            `nas.data`.
+        classes: names of the classes.
+    """
+
+    source: str | None = None
+    images: Count | None = None
+    held_out: Count | None = None
+    total: Count | None = None
+    dataset: str = ""
+    name: str = ""
+    fingerprint: str = ""
+    background: str | None = None
+    classes: tuple[Name, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> TrainedData:
+        if self.total is not None and (self.held_out or 0) > self.total:
+            raise ValueError(f"held_out: is {self.held_out} of {self.total} images")
+        return self
+
+
+class TrainedRecipe(Part):
+    """The part of a recorded recipe that later commands read."""
+
+    seed: Count = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class TrainedFile(Part):
+    """What later commands read of `supernet.yaml` and of `finetune.yaml`."""
+
+    data: TrainedData | None = None
+    recipe: TrainedRecipe | None = None
+    command: str = ""
+
+
+class SupernetFile(TrainedFile):
+    """What later commands read of `supernet.yaml`."""
+
+    resolution: tuple[Side, Side]
+    classes: Annotated[int, Field(ge=2, le=100_000, strict=True)]
+    recipe: TrainedRecipe
+
+
+def read_trained(path: Path, kind: type[TrainedFile] = TrainedFile) -> YamlFile:
+    """Return a supernet.yaml or a finetune.yaml whose keys have the types that are read.
+
+    Raises:
+        InputError: naming file, line, key and reason.
+    """
+    file = YamlFile(path)
+    validated(file, kind, file.data)
+    return file
 
 
 def read_about(folder: Path) -> dict[str, About]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
+from nas.csv_files import Writer
 from nas.display import frame, html_table, shortened
 from nas.errors import InputError
 from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
@@ -99,9 +99,9 @@ TRACE = (
 def trace_csv(trace: Sequence[Step]) -> str:
     """Return the steps as CSV, one row per step."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(TRACE)
-    writer.writerows([getattr(step, name) for name in TRACE] for step in trace)
+    writer = Writer(text)
+    writer.row(TRACE)
+    writer.rows([getattr(step, name) for name in TRACE] for step in trace)
     return text.getvalue()
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,8 +16,9 @@ from typing import Any
 from nas.accuracy import Scores
 from nas.accuracy.evaluations import unfinished
 from nas.accuracy.single_moves import choice_text
+from nas.csv_files import Writer
 from nas.errors import InputError, NasError
-from nas.files import YamlFile, write_text, write_yaml
+from nas.files import LOCK_FILE, YamlFile, sole_writer, write_text, write_yaml
 from nas.runs.schema import ARCHITECTURE_FILE, BEGUN_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
 from nas.search.description import (
     accuracy_row,
@@ -99,7 +99,8 @@ def _asked(folder: Path, command: str, goes_on: bool) -> Path:
             f" {shlex.quote(str(folder))}, or another --out"
         )
     if not (goes_on and unfinished(folder)) and (
-        folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+        folder.is_file()
+        or (folder.is_dir() and {each.name for each in folder.iterdir()} - {LOCK_FILE})
     ):
         raise InputError(
             f"--out {folder}: exists already and is not an empty folder. Fix: name a new folder"
@@ -111,17 +112,28 @@ def _asked(folder: Path, command: str, goes_on: bool) -> Path:
 
 @contextmanager
 def not_left_empty(folder: Path) -> Iterator[None]:
-    """Context manager: remove the run's folder if the search fails before it has written a result."""
-    try:
-        yield
-    except BaseException:
-        # A folder with anything but the mark of a begun search keeps all of it: `rmdir` refuses it
-        # then, which is not an error here.
-        with suppress(OSError):
-            if {path.name for path in folder.iterdir()} <= {BEGUN_FILE}:
-                (folder / BEGUN_FILE).unlink(missing_ok=True)
-            folder.rmdir()
-        raise
+    """Context manager: remove the run's folder if the search fails before it has written a result.
+
+    Inside, no other process searches into the folder.
+
+    Raises:
+        NasError: when another process does.
+    """
+    with sole_writer(folder, "searching into this folder", once=True):
+        try:
+            yield
+        except BaseException:
+            # A folder with anything but the mark of a begun search keeps all of it: `rmdir` refuses
+            # it then, which is not an error here.
+            with suppress(OSError):
+                if {path.name for path in folder.iterdir()} <= {BEGUN_FILE, LOCK_FILE}:
+                    (folder / BEGUN_FILE).unlink(missing_ok=True)
+                    (folder / LOCK_FILE).unlink(missing_ok=True)
+                folder.rmdir()
+                # Made by `_fresh`; another run's folder in it keeps it.
+                if folder.parent == Path("runs"):
+                    folder.parent.rmdir()
+            raise
 
 
 def _finish(folder: Path, document: Mapping[str, Any]) -> None:
@@ -261,15 +273,15 @@ def _several_row(found: Several, arch: Architecture) -> dict[str, Any]:
 
 def _members_csv(found: Several, members: Mapping[str, Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = Writer(text)
     devices = [each.problem.table.device.name for each in found.devices]
     header = ["member", "cost", *(f"ms_{name}" for name in devices), "keeps_all", "params", "macs"]
-    writer.writerow([*header, "accuracy", "standard_error"])
+    writer.row([*header, "accuracy", "standard_error"])
     for name, row in members.items():
         accuracy = row.get("accuracy", {})
         times = [row["latency_ms"][device] for device in devices]
         known = [accuracy.get(accuracy.get("metric")), accuracy.get("standard_error")]
-        writer.writerow(
+        writer.row(
             [name, row["cost"], *times, row["keeps_all"], row["params"], row["macs"], *known]
         )
     return text.getvalue()
@@ -289,9 +301,9 @@ def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
     its standard error are empty where the scores know costs only.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = Writer(text)
     places = _places(space)
-    writer.writerow([*FRONT, *places])
+    writer.row([*FRONT, *places])
     for point in points:
         row = summary(space, point.architecture)
         shape = ("-".join(map(str, row[key])) for key in ("widths", "depths", "attention"))
@@ -306,7 +318,7 @@ def front_csv(space: Space, points: Sequence[FrontPoint]) -> str:
         )
         accuracy = point.accuracy
         known = ["", ""] if accuracy is None else [accuracy.value, accuracy.standard_error]
-        writer.writerow(
+        writer.row(
             [point.ms, point.cost, *known, row["macs"], row["params"], *shape, size, *chosen]
         )
     return text.getvalue()

@@ -36,6 +36,8 @@ Spec = TypeVar("Spec", bound=BlockSpec)
 FORMAT = "nas-architecture-1"
 STRIDE = 32
 """How much the last stage reduces the input; the four stages have strides 4, 8, 16 and 32."""
+MOST_SIDE = 16_384
+"""Maximum side of an input in pixels; the largest published one has 2,048."""
 
 
 class Misfit(InputError):
@@ -243,11 +245,13 @@ class Architecture:
 
 
 def check_resolution(resolution: Sequence[int]) -> None:
-    """Raise ValueError unless both sides are positive multiples of 32, the last stage's stride."""
-    if len(resolution) != 2 or any(side < STRIDE or side % STRIDE for side in resolution):
+    """Raise ValueError unless both sides are multiples of 32, the last stage's stride, in range."""
+    sides = [side for side in resolution if STRIDE <= side <= MOST_SIDE and side % STRIDE == 0]
+    if len(sides) != 2 or len(resolution) != 2:
         size = "x".join(map(str, resolution))
         raise ValueError(
-            f"resolution {size}: both sides must be multiples of {STRIDE}, at least {STRIDE}"
+            f"resolution {size}: both sides must be multiples of {STRIDE}, at least {STRIDE} and at"
+            f" most {MOST_SIDE}"
         )
 
 

@@ -20,7 +20,7 @@ from nas.blocks.module import resize_bias
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
 from nas.network import build
-from nas.runs.schema import WEIGHTS_FORMAT
+from nas.runs.schema import WEIGHTS_FORMAT, SupernetFile, read_trained
 from nas.space import Architecture, Space, load_space
 from nas.supernet.description import trained_on, up_to_date
 from nas.supernet.options import Recipe
@@ -28,6 +28,7 @@ from nas.supernet.supernet import Supernet
 from nas.tasks import task_of
 from nas.training.state import TrainingFolder, fill
 from nas.training.state import read_tensors as read_file
+from nas.validation import validated
 
 FORMAT = "nas-supernet-1"
 
@@ -93,7 +94,7 @@ def describe(
         **({"start": start} if start else {}),
     }
     if folder.description.exists() and (folder.state.exists() or folder.weights.exists()):
-        found = YamlFile(folder.description)
+        found = read_trained(folder.description)
         there = up_to_date(found.data)
         if isinstance(there.get("data"), dict):
             # The name may differ: the same images can be given by another path. Some older folders
@@ -209,6 +210,7 @@ def open_folder(root: str | Path) -> tuple[Folder, dict[str, Any], Space]:
     file = YamlFile(folder.description)
     if file.data.get("format") != FORMAT:
         raise file.error(["format"], f"is {file.data.get('format')!r}, expected '{FORMAT}'")
+    validated(file, SupernetFile, file.data)
     height, width = file.data["resolution"]
     space = load_space(str(folder.space))
     if file.data.get("head"):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nas.files import YamlFile
+from nas.runs.schema import read_trained
 from nas.runs.trained_on import ImageRange, TrainedOn, absolute
 from nas.supernet.options import Recipe
 
@@ -38,14 +38,14 @@ def up_to_date(description: Mapping[str, Any]) -> dict[str, Any]:
 
 def data_name(path: Path) -> str | None:
     """Return the --data of a supernet's training from its supernet.yaml, or None if unknown."""
-    data = up_to_date(YamlFile(path).data).get("data")
+    data = up_to_date(read_trained(path).data).get("data")
     name = data.get("name") if isinstance(data, dict) else None
     return name if isinstance(name, str) else None
 
 
 def class_names(path: Path) -> list[str]:
     """Return the names of a supernet's classes from its supernet.yaml; empty if unknown."""
-    return list(trained_on(up_to_date(YamlFile(path).data)).classes or ())
+    return list(trained_on(up_to_date(read_trained(path).data)).classes or ())
 
 
 def trained_on(description: Mapping[str, Any]) -> TrainedOn:

@@ -6,7 +6,6 @@ a search. Members are evaluated in groups (`nas.supernet.walk`), which processes
 
 from __future__ import annotations
 
-import csv
 import io
 import math
 import time
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from nas.accuracy.single_moves import LARGEST, Key, Variant
+from nas.csv_files import Writer, count_in, strict_records
 from nas.data import ImageData
 from nas.errors import InputError, NasError
 from nas.files import number_in, write_text
@@ -335,16 +335,18 @@ _NEW = ("lost", "gained")
 
 def _read(journal: Path) -> list[Evaluation]:
     """Return the rows of a journal, without a last row that a kill left half written."""
-    reader = csv.DictReader(io.StringIO(read_whole(journal)))
-    rows = []
-    for number, record in enumerate(reader, start=2):
-        # A kill of an older version could cut a row's last fields off. Its variant is measured
-        # again.
-        if not record.get("standard_error"):
-            continue
-        rows.append(_row(f"{journal}:{number}", record))
+    text = read_whole(journal)
+    if not text:
+        return []
+    needed = [name for name in COLUMNS if name not in _NEW]
+    # A kill of an older version could cut a row's last fields off. Its variant is measured again.
+    rows = [
+        _row(f"{journal}:{number}", record)
+        for number, record in strict_records(journal, text, needed, short=True)
+        if record["standard_error"]
+    ]
     # A journal of an older version gets today's columns, so that appended rows fit its header.
-    if rows and not set(COLUMNS) <= set(reader.fieldnames or ()):
+    if rows and not set(COLUMNS) <= set(text.partition("\n")[0].strip().split(",")):
         write_text(journal, _csv(rows, header=True))
     return rows
 
@@ -361,9 +363,7 @@ def _row(where: str, record: Mapping[str, str | None]) -> Evaluation:
     )
     if error < 0:
         raise InputError(f"{where}: standard_error: {error:g} is negative, expected at least 0")
-    counts = [
-        int(number_in(where, name, text)) if (text := record.get(name)) else None for name in _NEW
-    ]
+    counts = [count_in(where, name, text) if (text := record.get(name)) else None for name in _NEW]
     key = (record.get("move") or "", record.get("place") or "", record.get("choice") or "")
     return Evaluation(*key, accuracy, loss, error, *counts)
 
@@ -375,11 +375,10 @@ def _append(journal: Path, rows: Sequence[Evaluation]) -> None:
 
 def _csv(rows: Sequence[Evaluation], header: bool) -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer = Writer(text)
     if header:
-        writer.writeheader()
-    for row in rows:
-        writer.writerow(asdict(row))
+        writer.row(COLUMNS)
+    writer.rows(asdict(row).values() for row in rows)
     return text.getvalue()
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from nas.files import replacing, unwritable
+from nas.csv_files import Writer, count_in, strict_records
+from nas.files import replacing, unwritable, write_text
 from nas.journals import append_text, read_whole
 
 
@@ -136,7 +137,18 @@ def truncate(path: Path, step: int) -> None:
     if not text:
         path.unlink(missing_ok=True)
         return
-    rows = pd.read_csv(io.StringIO(text))
+    # The texts as they are: to read and write a number anew could change its last digit.
+    rows = [
+        record
+        for number, record in strict_records(path, text, ("step",))
+        if count_in(f"{path}:{number}", "step", record["step"]) <= step
+    ]
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    kept = io.StringIO()
+    writer = Writer(kept)
+    writer.row(rows[0])
+    writer.rows(record.values() for record in rows)
     # Replaced as a whole: a kill leaves either the old file or the new one.
-    with replacing(path) as temporary:
-        rows[rows["step"] <= step].to_csv(temporary, index=False)
+    write_text(path, kept.getvalue())

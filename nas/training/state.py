@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,8 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from nas.display import shortened
 from nas.errors import InputError
-from nas.files import replacing, sole_writer
+from nas.files import check_regular, replacing, sole_writer
+from nas.weights.files import check_finite
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,17 @@ class State:
                 self.optimizer.state[parameter] = {
                     k: _laid_out_as(parameter, v) for k, v in values.items()
                 }
+        try:
+            self._load_header(header)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{path}: its header is damaged ({shortened(str(error))}). Fix: remove this file; the"
+                " same command trains from the start"
+            ) from None
+        return _part(tensors, "task.")
+
+    def _load_header(self, header: Mapping[str, str]) -> None:
+        """Take over the numbers in a state's header; raise what `json` and `int` do."""
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(json.loads(header["scaler"]))
         self.step = int(header["step"])
@@ -200,7 +213,6 @@ class State:
         self.window = Window(**json.loads(header.get("window", "{}")))
         best = json.loads(header.get("best", "null"))
         self.best = Best(**best) if best else None
-        return _part(tensors, "task.")
 
 
 def save_best(path: Path, module: nn.Module, best: Best) -> None:
@@ -251,12 +263,14 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
     Raises:
         InputError: when it is unreadable or of another format.
     """
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: is not a readable safetensors file ({error})") from None
+    check_finite(path, tensors)
     if header.get("format") != kind:
         raise InputError(f"{path}: is not {what} (its header has no format '{kind}')")
     return tensors, header

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from nas.display import shortened
 from nas.errors import InputError
 from nas.weight_files import find_file, kind_of
 from nas.weights.wrappers import unwrap
@@ -62,6 +63,17 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         return unwrap(checkpoint.content)
     except InputError as error:
         raise InputError(f"{checkpoint.path}: {error}") from None
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise InputError for weights that are not finite, as a damaged disk or a diverged training
+    leaves them: every output of such a network is NaN."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise InputError(
+                f"{path}: {shortened(name)}: has values that are not finite (inf or NaN). Fix:"
+                " download or save the file again, or train again"
+            )
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:

@@ -299,7 +299,7 @@ def test_folder_of_another_bundle_is_refused(space: Space, folder: Path) -> None
         ('{"format": "nas-bundle-9"}', r"plan\.json: is not a plan of the format nas-bundle-1"),
         (
             '{"format": "nas-bundle-1", "files": [1]}',
-            r"plan\.json: is damaged \(a key is missing\)",
+            r"plan\.json: id: is missing or damaged",
         ),
         (None, r"plan\.json: cannot be read \(No such file or directory\)\. Fix: give the folder"),
     ],

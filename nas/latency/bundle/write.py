@@ -28,7 +28,7 @@ from nas.devices.phones import Phone, phones
 from nas.devices.precision import DEFAULT, check_precision, table_name
 from nas.errors import InputError, NasError
 from nas.extras import need
-from nas.files import data_sha256, read_text, remove, write_text
+from nas.files import data_sha256, read_text, remove, sole_writer, write_text
 from nas.latency.network_times import (
     Progress,
     calibration_members,
@@ -139,46 +139,47 @@ def write_bundle(
     items = list(_items(space, recipe.copies, check_nets, seed))
     plan = _plan(space, device, recipe, target, items, {"nets": check_nets, "seed": seed})
     entries = {entry["digest"]: entry for entry in plan["files"]}
-    kept = _keep(folder, plan, entries)
-    converter = Converter(
-        workers or min(os.cpu_count() or 1, MOST_WORKERS),
-        cache=folder / FILES,
-        target=target,
-    )
-    try:
-        todo = [item for item in items if item.chain.digest() not in kept]
-        asked = [converter.prepare(item.chain) for item in todo]
-        interrupted: dict[str, str] = {}
-        for number, (item, future) in enumerate(zip(todo, asked, strict=True)):
-            progress("files", number, len(todo))
-            # `entries` shares its dicts with the plan. The plan goes to disk after every file, so
-            # that a killed call loses none.
-            entry = entries[item.chain.digest()]
-            try:
-                path = packed(future.result())
-                entry |= {
-                    "file": path.relative_to(folder).as_posix(),
-                    "sha256": sha256_of(path),
-                }
-            except OperationFailed as error:
-                entry["failed"] = str(error)
-            except Interrupted as error:
-                # The entry stays without a file: the bundle is not complete, and the same command
-                # converts it.
-                interrupted[entry["label"]] = str(error)
-            write_text(folder / PLAN_FILE, json.dumps(plan, indent=1))
-        progress("files", len(todo), len(todo))
-    finally:
-        converter.close()
-    if interrupted:
-        label, reason = next(iter(interrupted.items()))
-        raise NasError(
-            f"{folder}: the bundle is not complete, {len(interrupted)} files are missing, as of"
-            f" {label}: {reason}"
+    with sole_writer(folder, "writing or running this bundle", once=True):
+        kept = _keep(folder, plan, entries)
+        converter = Converter(
+            workers or min(os.cpu_count() or 1, MOST_WORKERS),
+            cache=folder / FILES,
+            target=target,
         )
-    _finish(folder, plan, recipe)
-    failed = {entry["label"]: entry["failed"] for entry in plan["files"] if "failed" in entry}
-    return Written(len(items), len(kept), failed)
+        try:
+            todo = [item for item in items if item.chain.digest() not in kept]
+            asked = [converter.prepare(item.chain) for item in todo]
+            interrupted: dict[str, str] = {}
+            for number, (item, future) in enumerate(zip(todo, asked, strict=True)):
+                progress("files", number, len(todo))
+                # `entries` shares its dicts with the plan. The plan goes to disk after every file, so
+                # that a killed call loses none.
+                entry = entries[item.chain.digest()]
+                try:
+                    path = packed(future.result())
+                    entry |= {
+                        "file": path.relative_to(folder).as_posix(),
+                        "sha256": sha256_of(path),
+                    }
+                except OperationFailed as error:
+                    entry["failed"] = str(error)
+                except Interrupted as error:
+                    # The entry stays without a file: the bundle is not complete, and the same command
+                    # converts it.
+                    interrupted[entry["label"]] = str(error)
+                write_text(folder / PLAN_FILE, json.dumps(plan, indent=1))
+            progress("files", len(todo), len(todo))
+        finally:
+            converter.close()
+        if interrupted:
+            label, reason = next(iter(interrupted.items()))
+            raise NasError(
+                f"{folder}: the bundle is not complete, {len(interrupted)} files are missing, as of"
+                f" {label}: {reason}"
+            )
+        _finish(folder, plan, recipe)
+        failed = {entry["label"]: entry["failed"] for entry in plan["files"] if "failed" in entry}
+        return Written(len(items), len(kept), failed)
 
 
 def _followed(name: str, kind_name: str | None) -> tuple[DeviceKind, BundleRecipe, Phone | None]:

@@ -19,6 +19,7 @@ from nas.latency.network_times import (
     Progress,
     calibration_members,
     check_members,
+    network_from,
     read_networks,
     resolution_id,
     space_id,
@@ -96,7 +97,7 @@ def check(
         # Another command may have added to the table since it was loaded. Under the lock none can.
         if (folder / TABLE_FILE).is_file():
             table = load_table(folder / TABLE_FILE)
-        known = [NetworkTime(**entry["network"]) for entry in book.entries]
+        known = [network_from(entry["network"]) for entry in book.entries]
         calibration = _calibration(space, read_networks(folder)) if beside else {}
         anchors = {member: net.measured_ms for member, net in calibration.items()}
         measured = measure_networks(

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from nas import plugins, resources
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError
+from nas.files import check_regular
 from nas.latency.importing.common import SOURCE, Format, Reading, Skipped
 from nas.latency.known_devices import IMPORTED
 from nas.latency.rows import PROVENANCES, Row, worst
@@ -127,6 +128,7 @@ def _beginning(path: Path) -> str:
 
     The format's reader says what is wrong. A format of another package may be no text at all.
     """
+    check_regular(path)
     try:
         with path.open("rb") as file:
             return file.read(MOST_BYTES).decode("utf-8-sig", errors="replace")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from nas.blocks import BlockSpec, Shape
 from nas.devices.info import Provenance
+from nas.files import MOST_MS
 from nas.latency.rows import Row
 
 SOURCE = "source"
@@ -94,10 +94,10 @@ class Times:
 
     def __post_init__(self) -> None:
         times = (self.p10_ms, self.median_ms, self.p90_ms)
-        if not all(math.isfinite(time) and time >= 0 for time in times):
+        if not all(0 <= time <= MOST_MS for time in times):
             raise ValueError(
                 f"p10, median and p90 are not latencies (got {', '.join(map(str, times))}; expected"
-                " ms, 0 or more)"
+                f" ms, 0 or more, at most {MOST_MS:.0f})"
             )
         if list(times) != sorted(times):
             raise ValueError(

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from nas.blocks import Shape, parse
-from nas.csv_files import plain, separator
+from nas.csv_files import MOST_DIGITS, plain, separator
 from nas.devices.info import Provenance, iso_date
 from nas.errors import InputError
 from nas.files import read_text
@@ -103,7 +103,7 @@ def _times(record: Mapping[str, str]) -> Times:
         _number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms")
     )
     runs = record.get("runs") or "0"
-    if not (runs.isascii() and runs.isdigit()):
+    if not (runs.isascii() and runs.isdigit() and len(runs) <= MOST_DIGITS):
         raise ValueError(f"runs: '{runs}' is not a whole number, 0 or more")
     return Times(median, p10, p90, int(runs))
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 from nas.blocks import Operation
 from nas.convert.chain import EMPTY, Chain, DeviceLost, Interrupted, OperationFailed
@@ -21,7 +21,7 @@ from nas.errors import NasError
 from nas.latency.network_times import Progress
 from nas.latency.profile.journal import Entry, Journal
 from nas.latency.profile.operation_timing import DriftWatch, Job, measure, prepare, settled
-from nas.latency.rows import Key, Row
+from nas.latency.rows import Key, Row, row_from
 
 
 class Source(Protocol):
@@ -153,7 +153,7 @@ class Bench:
         # an earlier row (a repeat, or the same one flagged) and an earlier failure.
         for entry in book.entries:
             if "row" in entry:
-                row = _row(entry["row"])
+                row = row_from(entry["row"])
                 self.rows[row.key] = row
                 self.failed.pop(row.key, None)
             elif "failed" in entry and not retry:
@@ -471,8 +471,3 @@ class _Station:
                 self._measure(job)
             elif not recovered:
                 self._bench.flag(job.operation.key)
-
-
-def _row(data: Mapping[str, Any]) -> Row:
-    """Return the row of a journal's entry; JSON has made lists of the pairs in `extra`."""
-    return Row(**{**data, "extra": tuple((name, value) for name, value in data["extra"])})

@@ -15,6 +15,8 @@ from nas.devices.info import DeviceInfo, os_major
 from nas.errors import InputError
 from nas.files import sole_writer
 from nas.journals import append_text, read_entries
+from nas.latency.network_times import network_from
+from nas.latency.rows import row_from
 from nas.signals import keeping
 
 FORMAT = "nas-journal-1"
@@ -62,7 +64,11 @@ class Journal:
         header = lines[0]
         if header.get("format") != FORMAT:
             raise InputError(f"{path}:1: is not a journal of nas. Fix: remove it and start again")
+        if not isinstance(header.get("device", {}), dict):
+            raise InputError(f"{path}:1: device: is not a mapping. Fix: remove the file")
         check_settings(path, header.get("device", {}), device)
+        for number, entry in enumerate(lines[1:], start=2):
+            _check(path, number, entry)
         self.entries = lines[1:]
 
     def append(self, entry: Entry) -> None:
@@ -77,6 +83,25 @@ class Journal:
 
     def _write(self, entry: Entry) -> None:
         append_text(self.path, json.dumps(entry) + "\n", kept="measured")
+
+
+def _check(path: Path, number: int, entry: Entry) -> None:
+    """Raise InputError for an entry that no profile or check writes."""
+    try:
+        if "row" in entry:
+            row_from(entry["row"])
+        elif "network" in entry:
+            network_from(entry["network"])
+        elif "failed" in entry:
+            texts = [*entry["failed"], entry["message"]]
+            if len(texts) != 4 or not all(isinstance(text, str) for text in texts):
+                raise ValueError("failed: is not an operation with a message")
+        else:
+            raise ValueError("is not an entry of a profile or a check")
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}:{number}: {error}. Fix: remove this line; the same command measures it again"
+        ) from None
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from nas.latency.network_times import (
     NetworkTime,
     Progress,
     calibration_members,
+    network_from,
     profile_arguments,
     read_networks,
     resolution_id,
@@ -133,7 +134,7 @@ def _networks_to_come(space: Space, folder: Path, bench: Bench) -> list[Chain]:
     """Return the calibration networks that were not measured before."""
     here = (space_id(space), resolution_id(space))
     journalled = [
-        NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry
+        network_from(entry["network"]) for entry in bench.book.entries if "network" in entry
     ]
     known = {
         net.network
@@ -245,7 +246,7 @@ def _network_times(
     while True:
         # The journal is read again in every turn: it holds the times of a lost device.
         known = [
-            NetworkTime(**entry["network"]) for entry in bench.book.entries if "network" in entry
+            network_from(entry["network"]) for entry in bench.book.entries if "network" in entry
         ]
         try:
             return measure_networks(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,12 @@ if TYPE_CHECKING:
 
 FORMAT = "nas-bundle-1"
 PLAN_FILE = "plan.json"
-PLAN_KEYS = {"id", "device", "space", "resolution", "copies", "check", "tools", "files"}
-FILE_KEYS = {"digest", "role", "label", "file", "sha256"}
+MOST_BYTES = 1 << 28
+"""Maximum size of a plan and of results; real ones have some MB."""
+MOST_LETTERS = 1000
+"""Maximum length of a text in a plan."""
+MOST_COUNT = 1 << 53
+"""Whole numbers from here on are not exact in other programs."""
 
 
 def read_plan(folder: Path) -> Entry:
@@ -24,7 +30,7 @@ def read_plan(folder: Path) -> Entry:
     path = folder / PLAN_FILE
     # utf-8-sig: editors on Windows put a byte-order mark before the text.
     try:
-        plan: Entry = json.loads(path.read_text(encoding="utf-8-sig"))
+        plan: Entry = json.loads(read_file(path).decode("utf-8-sig"))
     except OSError as error:
         raise BundleError(
             f"{path}: cannot be read ({error.strerror}). Fix: give the folder of a bundle"
@@ -35,8 +41,11 @@ def read_plan(folder: Path) -> Entry:
         raise BundleError(
             f"{path}: is not a plan of the format {FORMAT}. Fix: write the bundle again"
         )
-    if not _is_whole(plan):
-        raise BundleError(f"{path}: is damaged (a key is missing). Fix: copy the bundle again")
+    wrong = _wrong_key(plan)
+    if wrong:
+        raise BundleError(
+            f"{path}: {wrong[:100]}: is missing or damaged. Fix: write the bundle again"
+        )
     check_names(path, plan)
     # The plan is on disk before the files. Each entry gets its checksum when its file is written.
     if any(entry["sha256"] is None and "failed" not in entry for entry in plan["files"]):
@@ -44,6 +53,16 @@ def read_plan(folder: Path) -> Entry:
             f"{path}: the bundle is not complete. Fix: run the command that writes it again"
         )
     return plan
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file. Raises BundleError for a pipe, a device, a huge file."""
+    state = os.stat(path)
+    if not stat.S_ISREG(state.st_mode):
+        raise BundleError(f"{path}: is not a file. Fix: copy the bundle again")
+    if state.st_size > MOST_BYTES:
+        raise BundleError(f"{path}: is too large. Fix: copy the bundle again")
+    return path.read_bytes()
 
 
 def check_names(path: Path, plan: Entry) -> None:
@@ -69,15 +88,69 @@ def is_inside(file: str) -> bool:
     return not any(part in ("", ".", "..") or re.search(r"[\\:\0]", part) for part in parts)
 
 
-def _is_whole(plan: Entry) -> bool:
-    """Return whether the plan and all its entries of files have the keys that are read here."""
-    files = plan.get("files")
-    device = plan.get("device")
-    if not isinstance(files, list) or not isinstance(device, dict) or not set(plan) >= PLAN_KEYS:
-        return False
-    return "kind" in device and all(
-        isinstance(entry, dict) and set(entry) >= FILE_KEYS for entry in files
-    )
+def check_text(value: object) -> bool:
+    """Return whether a value is a text of at most 1,000 characters without control characters."""
+    return isinstance(value, str) and len(value) <= MOST_LETTERS and value.isprintable()
+
+
+def check_count(value: object, least: int = 0) -> bool:
+    """Return whether a value is a whole number of at least `least` that is not absurd."""
+    return type(value) is int and least <= value < MOST_COUNT
+
+
+def _wrong_key(plan: Entry) -> str:
+    """Return the first key that is missing or has a value of the wrong type; "" without one."""
+    checks = {
+        "id": check_text,
+        "device": lambda value: isinstance(value, dict),
+        "space": check_text,
+        "resolution": check_text,
+        "copies": lambda value: check_count(value, 2),
+        "check": lambda value: isinstance(value, dict),
+        "tools": lambda value: isinstance(value, dict) and all(map(check_text, value.values())),
+        "files": lambda value: isinstance(value, list) and len(value) > 0,
+    }
+    for key, is_right in checks.items():
+        if not is_right(plan.get(key)):
+            return key
+    device = plan["device"]
+    for key in ("name", "kind"):
+        if not check_text(device.get(key)):
+            return "device." + key
+    # The others may be left out. A number of threads is one, everything else is text.
+    for key, value in device.items():
+        if key == "threads":
+            if value is not None and not check_count(value, 1):
+                return "device.threads"
+        elif not isinstance(value, dict) and value is not None and not check_text(value):
+            return "device." + str(key)
+    for key in ("nets", "seed"):
+        if not check_count(plan["check"].get(key)):
+            return "check." + key
+    for number, entry in enumerate(plan["files"]):
+        wrong = _wrong_in_file(entry)
+        if wrong:
+            return f"files[{number}].{wrong}"
+    return ""
+
+
+def _wrong_in_file(entry: object) -> str:
+    """Return the first wrong key of an entry of a file; "" without one."""
+    if not isinstance(entry, dict):
+        return "digest"
+    # A digest is a part of the names of files.
+    if not isinstance(entry.get("digest"), str) or not re.fullmatch(
+        r"[0-9a-z]{1,64}", entry["digest"]
+    ):
+        return "digest"
+    for key in ("role", "label", "file"):
+        if not check_text(entry.get(key)):
+            return key
+    if "sha256" not in entry or not (entry["sha256"] is None or check_text(entry["sha256"])):
+        return "sha256"
+    if "failed" in entry and not isinstance(entry["failed"], str):
+        return "failed"
+    return ""
 
 
 def check_file(folder: Path, entry: Entry) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import BundleError, NotWritten
-from .plan import refuse_link
+from .plan import check_count, read_file, refuse_link
 
 try:
     import fcntl
@@ -106,20 +106,21 @@ def read_results(folder: Path, plan: Entry) -> list[Entry]:
     """Return the lines of the results, the header first. Raises BundleError."""
     path = folder / RESULTS_FILE
     refuse_link(path)
-    text = path.read_bytes() if path.exists() else b""
+    text = read_file(path) if path.exists() else b""
     # Text after the last newline is dropped: that line was being written when the power failed.
     entries: list[Entry] = []
-    for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
+    for number, line in enumerate(text[: text.rfind(b"\n") + 1].split(b"\n")[:-1], start=1):
         try:
             entry = json.loads(line.decode("utf-8-sig"))
-            if not isinstance(entry, dict):
+            if not isinstance(entry, dict) or not _is_entry(entry, first=not entries):
                 raise ValueError
         except (ValueError, RecursionError):
             raise BundleError(
                 f"{path}:{number}: this line is not a result. Fix: remove the line and run again"
             ) from None
         entries.append(entry)
-    if entries and entries[0].get("format") != RESULTS_FORMAT:
+    header = entries[0] if entries else {}
+    if entries and (header.get("format") != RESULTS_FORMAT or "device" not in header):
         raise BundleError(f"{path}:1: is not a file of results. Fix: remove it")
     if entries and entries[0].get("bundle") != plan["id"]:
         raise BundleError(
@@ -127,6 +128,38 @@ def read_results(folder: Path, plan: Entry) -> list[Entry]:
             " results, or remove it"
         )
     return entries
+
+
+def _is_entry(entry: Entry, first: bool) -> bool:
+    """Return whether a line has the types of one: the header, a timing, or what befell a file."""
+    if first:
+        return isinstance(entry.get("device", {}), dict)
+    digests = entry.get("drifted", [])
+    texts = [entry[key] for key in ("digest", "failed", "lost") if key in entry]
+    if not isinstance(digests, list) or not all(isinstance(text, str) for text in texts + digests):
+        return False
+    if "digest" in entry and not entry.keys() & {"timing", "failed", "lost"}:
+        return False
+    return "timing" not in entry or _is_timing(entry["timing"])
+
+
+MOST_MS = 1e7
+"""Maximum latency in ms, as of tables."""
+
+
+def _is_timing(timing: object) -> bool:
+    """Return whether a value is a timing: percentiles that ascend, runs, and notes in pairs."""
+    if not isinstance(timing, dict) or not check_count(timing.get("runs")):
+        return False
+    times = [timing.get(key) for key in ("p10_ms", "median_ms", "p90_ms")]
+    if any(type(time) not in (int, float) or not 0 <= time <= MOST_MS for time in times):
+        return False
+    notes = timing.get("notes", [])
+    pairs = isinstance(notes, list) and all(
+        isinstance(note, (list, tuple)) and len(note) == 2 and all(isinstance(x, str) for x in note)
+        for note in notes
+    )
+    return pairs and times == sorted(times)
 
 
 def os_major(text: str) -> str:

@@ -334,8 +334,27 @@ def storage_errors(settings: StudySettings) -> Iterator[None]:
             f"{where}: cannot be used ({_line(cause.__cause__ or cause, settings)}). Its trials are"
             " kept. Fix: make it available, and the same command resumes"
         ) from error
+    except (ValueError, KeyError) as error:
+        # The database itself is whole, but not what Optuna wrote into it. Errors of the search's own
+        # code go on.
+        if isinstance(error, NasError) or not _from_optuna(error):
+            raise
+        raise NasError(
+            f"{where}: is damaged ({_line(error, settings)}). Fix: restore it, or give another --study"
+        ) from None
     finally:
         threading.excepthook = hook
+
+
+def _from_optuna(error: Exception) -> bool:
+    """Return whether an error was raised while Optuna read its storage."""
+    frame = error.__traceback__
+    modules = []
+    while frame is not None:
+        modules.append(str(frame.tb_frame.f_globals.get("__name__", "")))
+        frame = frame.tb_next
+    inner = [name for name in modules if not name.startswith(("json", "sqlalchemy"))]
+    return bool(inner) and inner[-1].startswith("optuna.")
 
 
 def _quiet(

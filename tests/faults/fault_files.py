@@ -1,0 +1,53 @@
+"""Damaged files of every format, given to the commands that read them.
+
+Each one is refused in one line that names the file, or read as what it says. FAULTS_PER_SUBJECT
+is the number of mutations per subject, FAULTS_SEED chooses others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mutations import Mutation, mutations
+from run import outcomes
+from subjects import SUBJECTS, Subject
+
+PER_SUBJECT = int(os.environ.get("FAULTS_PER_SUBJECT", "60"))
+SEED = os.environ.get("FAULTS_SEED", "0")
+SHARE_OF_CONTENTS = 0.5
+"""Share of mutations of a file as a whole; the others are of its keys and cells."""
+WHOLE = ("place", "empty", "swap", "cut", "encoding", "bomb", "control", "double", "long")
+
+
+def chosen(subject: Subject, template: Path) -> list[Mutation]:
+    """Return the mutations of a subject, the same ones for one seed."""
+    rng = random.Random(f"{subject.name} {SEED}")
+    content = (template / subject.file).read_bytes()
+    other = "net.yaml" if subject.kind == "csv" else "times.csv"
+    every = mutations(content, subject.kind, rng, (template / other).read_bytes())
+    # Reports draw their pictures anew each time.
+    most = max(10, PER_SUBJECT // 4) if subject.slow else PER_SUBJECT
+    if len(every) <= most:
+        return every
+    whole = [each for each in every if each.kind in WHOLE]
+    parts = [each for each in every if each.kind not in WHOLE]
+    first = rng.sample(whole, min(len(whole), round(most * SHARE_OF_CONTENTS)))
+    return first + rng.sample(parts, min(len(parts), most - len(first)))
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: subject.name)
+def test_a_damaged_file_is_refused_or_read(
+    subject: Subject, template: Path, place: Path, record_property
+) -> None:
+    found = list(outcomes(subject, chosen(subject, template), template, place))
+    counts = Counter(each.bad or f"exit {each.code}" for each in found)
+    record_property("outcomes", dict(counts))
+    print(f"{subject.name}: {dict(counts)}")
+    bad = [each for each in found if each.bad]
+    assert not bad, "\n".join(
+        f"{each.bad}: {each.kind}: {each.mutation} (exit {each.code}): {each.text}" for each in bad
+    )
