@@ -2,7 +2,7 @@
 # make env      installs everything and runs nothing             make quick   the unit tests, without what takes long
 # make lint     ruff and mypy                                    make pin     writes constraints.txt anew
 # make site     the documentation as pages, in build/site        make farms   the clients of device farms, for tests
-# make clean    removes the environments and the caches
+# make faults   kills, full disks, two writers, damaged files   make clean    removes the environments and the caches
 #
 # PYTHON chooses the interpreter (3.10 or newer), ARGS adds options to the search:
 #   make search PYTHON=python3.12 ARGS="--latency-ms 1.2"
@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: search env test quick site lint pin farms clean
+.PHONY: search env test quick faults site lint pin farms clean
 
 search: $(VENV)/core.stamp
 	$(BIN)/nas search --space efficientformer --device iphone12 $(ARGS)
@@ -27,6 +27,10 @@ test: lint
 
 quick: $(VENV)/all.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --ignore tests/integration -m "not slow"
+
+# An hour on one core. FAULTS_PER_SUBJECT=N gives each command N damaged files instead of 60, FAULTS_SEED=N others.
+faults: $(VENV)/all.stamp
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -o python_files='fault_*.py' -p no:cacheprovider
 
 # Their requirements exclude some of ours (protobuf), so they get an environment of their own.
 farms: .venv-farms/farms.stamp
