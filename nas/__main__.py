@@ -58,13 +58,24 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # An error without a file name means that the disk of stdout itself is full. For all other
-        # files NasError was raised.
-        if error.errno != errno.ENOSPC or error.filename is not None:
+        if error.filename is not None:
+            # A folder that may not be entered, or a disk that fails: readers and writers raise
+            # NasError for what they open, this is for what was only looked for.
+            named = printable(masked_text(f"{os.fsdecode(error.filename)}: {error.strerror}"))
+            print(f"nas: {named}. Fix: check its permissions and its disk", file=sys.stderr)
+            sys.exit(1)
+        # An error without a file name means that the disk of stdout itself is full.
+        if error.errno != errno.ENOSPC:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         print(
             f"nas: stdout: could not be written ({error.strerror}). Fix: make room on its disk",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    except MemoryError:
+        print(
+            "nas: memory ran out. Fix: close other programs, or give smaller images or batches",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -16,6 +16,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     (
         "extras",
         "files",
+        "locks",
         "options",
         "plugins",
         "processes",

@@ -18,12 +18,13 @@ from nas.devices.board.runner.plan import read_plan
 from nas.devices.board.runner.results import read_results
 from nas.devices.info import DeviceInfo
 from nas.errors import MOST_LETTERS, InputError, NasError
-from nas.files import MOST_MS, YamlFile, number_in, read_bytes, read_text, sole_writer
+from nas.files import MOST_MS, YamlFile, number_in, read_bytes, read_text
 from nas.journals import read_entries
 from nas.latency.importing import import_table
 from nas.latency.network_times import network_from, read_networks
 from nas.latency.profile.journal import Journal
 from nas.latency.rows import COLUMNS, read_rows, read_unsupported, row_from
+from nas.locks import sole_writer
 from nas.runs.schema import SupernetFile, read_trained
 from nas.space.architecture import check_resolution
 from nas.weight_files import kind_of, read_header

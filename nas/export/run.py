@@ -24,7 +24,8 @@ from nas.errors import InputError, NasError
 from nas.export import chosen, load_target
 from nas.export.images import RealImages
 from nas.export.target import Images, Model, Outputs, Target
-from nas.files import data_sha256, sole_writer, tree_sha256
+from nas.files import data_sha256, tree_sha256
+from nas.locks import sole_writer
 from nas.runs.exports import Record, aside, size
 from nas.runs.resolve import Source
 from nas.temporary import scratch_folder

@@ -13,7 +13,6 @@ from nas.devices import Device, Settings, litert_converter
 from nas.devices.info import device_name
 from nas.devices.precision import check_precision, table_name
 from nas.errors import InputError, NasError
-from nas.files import sole_writer
 from nas.latency.adjust import adjust
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
 from nas.latency.importing import Imported, import_into
@@ -23,6 +22,7 @@ from nas.latency.profile.bench import Report
 from nas.latency.profile.journal import MEASURING
 from nas.latency.profile.run import profile as profile_space
 from nas.latency.table import LatencyTable, load_table
+from nas.locks import sole_writer
 from nas.option_values import make, only
 from nas.options import options_of
 from nas.space import Space, load_space

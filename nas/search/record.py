@@ -18,7 +18,8 @@ from nas.accuracy.evaluations import unfinished
 from nas.accuracy.single_moves import choice_text
 from nas.csv_files import Writer
 from nas.errors import InputError, NasError
-from nas.files import LOCK_FILE, YamlFile, sole_writer, write_text, write_yaml
+from nas.files import YamlFile, write_text, write_yaml
+from nas.locks import LOCK_FILE, sole_writer
 from nas.runs.schema import ARCHITECTURE_FILE, BEGUN_FILE, BEST, COMMON, RUN_FILE, RUN_FORMAT
 from nas.search.description import (
     accuracy_row,

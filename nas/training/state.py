@@ -19,7 +19,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from nas.display import shortened
 from nas.errors import InputError
-from nas.files import check_regular, replacing, sole_writer
+from nas.files import check_regular, replacing
+from nas.locks import sole_writer
 from nas.weights.files import check_finite
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +18,8 @@ import pytest
 from mutations import Mutation, mutations
 from run import outcomes
 from subjects import SUBJECTS, Subject
+
+import nas
 
 PER_SUBJECT = int(os.environ.get("FAULTS_PER_SUBJECT", "60"))
 SEED = os.environ.get("FAULTS_SEED", "0")
@@ -51,3 +56,32 @@ def test_a_damaged_file_is_refused_or_read(
     assert not bad, "\n".join(
         f"{each.bad}: {each.kind}: {each.mutation} (exit {each.code}): {each.text}" for each in bad
     )
+
+
+IN_PROCESSES = ("space", "table", "device", "config", "run", "imported CSV")
+"""Subjects that are also given to the command as a shell starts it."""
+
+
+@pytest.mark.parametrize("name", IN_PROCESSES)
+def test_a_command_in_a_process_of_its_own_says_one_line(
+    name: str, template: Path, place: Path
+) -> None:
+    subject = next(each for each in SUBJECTS if each.name == name)
+    every = [each for each in chosen(subject, template) if each.kind in ("swap", "bomb", "cut")]
+    for mutation in every[:4]:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(template, place, symlinks=True)
+        mutation.apply(place / subject.file)
+        done = subprocess.run(
+            [sys.executable, "-m", "nas", *subject.use],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(Path(nas.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        lines = done.stderr.splitlines()
+        assert done.returncode in (0, 1, 2), f"{mutation.name}: {done.stderr}"
+        if done.returncode:
+            assert [line for line in lines if line.startswith("nas: ")] == lines[-1:], mutation.name
+            assert Path(subject.file).name in lines[-1], f"{mutation.name}: {lines[-1]}"

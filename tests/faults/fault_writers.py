@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from run import called
+from run import alone, called
 from subjects import SPACE
 
 SEARCH = ("search", "--space", SPACE, "--device", "toy")
@@ -27,6 +27,7 @@ def together(folder: Path, *uses: Use, apart_s: float = 0.0) -> list[tuple[int, 
         if not child:
             code = 99
             try:
+                alone()
                 os.chdir(folder)
                 code, _, err, trace = called(use)
                 log.write_text(f"{trace or err}")

@@ -210,6 +210,13 @@ def _printable(text: str) -> str:
     return printable(text)
 
 
+def alone() -> None:
+    """Forget the parent's drawing engine in a forked process, whose pipe both would write to."""
+    import nas.figures
+
+    nas.figures._engine = None
+
+
 def _too_long(*_: object) -> None:
     raise TooLong
 
@@ -248,6 +255,7 @@ def _child(
     subject: Subject, chosen: Sequence[Mutation], template: Path, folder: Path, writer: int
 ) -> None:
     """Try mutations in this process, write an outcome per line, and end."""
+    alone()
     signal.signal(signal.SIGPROF, _too_long)
     signal.signal(signal.SIGALRM, _too_long)
     if not (isinstance(subject.use, tuple) and subject.use[0] in ("report", "search")):

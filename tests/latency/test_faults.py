@@ -23,13 +23,13 @@ from nas.devices.base import Device, Timing
 from nas.devices.info import check_device_name, device_name
 from nas.devices.kinds import Connected, ConnectedPhone, Settings
 from nas.errors import InputError, NasError
-from nas.files import sole_writer
 from nas.latency import command, known_devices, load_table
 from nas.latency.check.table import check
 from nas.latency.importing import import_into
 from nas.latency.profile import bench
 from nas.latency.profile.run import profile
 from nas.latency.rows import read_unsupported
+from nas.locks import sole_writer
 from nas.space import Space
 from nas.testing.devices import FakeDevice
 

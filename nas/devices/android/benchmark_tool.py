@@ -21,7 +21,7 @@ from pathlib import Path
 
 from nas.devices.base import StartUp
 from nas.errors import InputError, NasError
-from nas.files import file_sha256, replacing, write_text
+from nas.files import MOST_MS, file_sha256, replacing, write_text
 
 VERSION = "2.3.0"
 RELEASE = f"https://storage.googleapis.com/litert/binaries/{VERSION}/android_arm64"
@@ -208,6 +208,10 @@ _NO_GPU = re.compile(
 )
 
 
+MOST_RUNS = 10**9
+"""More runs than anyone waits for."""
+
+
 @dataclass(frozen=True)
 class Statistics:
     """Number of runs and percentiles of their latency in microseconds; the tool counts whole ones.
@@ -225,8 +229,8 @@ class Statistics:
         times = (self.p5_us, self.median_us, self.p95_us)
         if (
             self.runs < 1
-            or not all(map(math.isfinite, times))
-            or not 0 <= times[0] <= times[1] <= times[2]
+            or self.runs > MOST_RUNS
+            or not 0 <= times[0] <= times[1] <= times[2] <= 1000 * MOST_MS
         ):
             raise ValueError(
                 f"impossible statistics (got {self.runs} runs with p5, median and p95 of"

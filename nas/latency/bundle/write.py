@@ -28,7 +28,7 @@ from nas.devices.phones import Phone, phones
 from nas.devices.precision import DEFAULT, check_precision, table_name
 from nas.errors import InputError, NasError
 from nas.extras import need
-from nas.files import data_sha256, read_text, remove, sole_writer, write_text
+from nas.files import data_sha256, read_text, remove, write_text
 from nas.latency.network_times import (
     Progress,
     calibration_members,
@@ -38,6 +38,7 @@ from nas.latency.network_times import (
 )
 from nas.latency.profile.operation_timing import chains
 from nas.latency.profile.width_groups import groups
+from nas.locks import sole_writer
 from nas.space import Space
 from nas.space.operations import space_operations
 from nas.versions import versions

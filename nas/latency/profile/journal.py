@@ -13,10 +13,10 @@ from typing import Any
 
 from nas.devices.info import DeviceInfo, os_major
 from nas.errors import InputError
-from nas.files import sole_writer
 from nas.journals import append_text, read_entries
 from nas.latency.network_times import network_from
 from nas.latency.rows import row_from
+from nas.locks import sole_writer
 from nas.signals import keeping
 
 FORMAT = "nas-journal-1"

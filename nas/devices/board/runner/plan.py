@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from .errors import BundleError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     Entry = dict[str, Any]
 
 FORMAT = "nas-bundle-1"
@@ -100,7 +102,7 @@ def check_count(value: object, least: int = 0) -> bool:
 
 def _wrong_key(plan: Entry) -> str:
     """Return the first key that is missing or has a value of the wrong type; "" without one."""
-    checks = {
+    checks: dict[str, Callable[[Any], bool]] = {
         "id": check_text,
         "device": lambda value: isinstance(value, dict),
         "space": check_text,

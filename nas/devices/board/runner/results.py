@@ -151,7 +151,7 @@ def _is_timing(timing: object) -> bool:
     """Return whether a value is a timing: percentiles that ascend, runs, and notes in pairs."""
     if not isinstance(timing, dict) or not check_count(timing.get("runs")):
         return False
-    times = [timing.get(key) for key in ("p10_ms", "median_ms", "p90_ms")]
+    times: list[Any] = [timing.get(key) for key in ("p10_ms", "median_ms", "p90_ms")]
     if any(type(time) not in (int, float) or not 0 <= time <= MOST_MS for time in times):
         return False
     notes = timing.get("notes", [])
