@@ -26,6 +26,7 @@ from nas.latency.profile.journal import Journal
 from nas.latency.rows import COLUMNS, read_rows, read_unsupported, row_from
 from nas.locks import sole_writer
 from nas.runs.schema import SupernetFile, read_trained
+from nas.space import load_architecture
 from nas.space.architecture import check_resolution
 from nas.weight_files import kind_of, read_header
 
@@ -284,6 +285,18 @@ def test_a_damaged_description_of_a_training_names_its_key(
 def test_an_input_size_has_bounds(size: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="both sides must be multiples of 32"):
         check_resolution(size)
+
+
+@pytest.mark.parametrize("name", ["null", ".nan", "[a]", "{a: 1}", "true"])
+@pytest.mark.parametrize("key", ["name", "space"])
+def test_a_name_is_a_text(key: str, name: str, tmp_path: Path) -> None:
+    text = (
+        f"format: nas-architecture-1\n{key}: {name}\nresolution: [32, 32]\n"
+        "stages: [{entry: {kind: conv_stem, width: 8}, blocks: []}]\n"
+    )
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"a\.yaml:2: {key}: is not a name"):
+        load_architecture(tmp_path / "a.yaml")
 
 
 def test_a_lock_that_is_a_link_is_refused_and_its_target_kept(tmp_path: Path) -> None:

@@ -356,8 +356,8 @@ def architecture_from(file: YamlFile) -> Architecture:
     if not isinstance(stages, list) or not stages:
         raise file.error(["stages"], "expected a list of stages")
     arch = Architecture(
-        space=str(data.get("space", "")),
-        name=str(data.get("name", "")),
+        space=_name(file, "space"),
+        name=_name(file, "name"),
         resolution=resolution,
         stages=tuple(_stage(file, index, stage) for index, stage in enumerate(stages)),
         head=_spec(file, ["head"], data.get("head"), head_from),
@@ -369,6 +369,14 @@ def architecture_from(file: YamlFile) -> Architecture:
     except ValueError as error:
         raise file.error([], str(error)) from None
     return arch
+
+
+def _name(file: YamlFile, key: str) -> str:
+    """Return a name of the file, "" where it has none. YAML reads a name of digits as a number."""
+    name = file.data.get(key, "")
+    if not isinstance(name, str | int) or isinstance(name, bool):
+        raise file.error([key], f"is not a name (got {name!r})")
+    return str(name)
 
 
 def _stage(file: YamlFile, index: int, stage: Any) -> Stage:

@@ -123,7 +123,7 @@ def tried(subject: Subject, mutation: Mutation, folder: Path, before: dict[str, 
             ):
                 bad = "nonsense"
             text = (out + err).strip()[-300:]
-    if Path("/escaped").exists() or (folder.parent / "escaped").exists():
+    if any((above / "escaped").exists() for above in folder.parents):
         bad = "escaped"
     return Outcome(subject.name, mutation.kind, mutation.name, code, bad, text[-700:])
 
