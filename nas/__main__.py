@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 
-from nas.display import printable
+from nas.display import printable, shortened
 from nas.passwords import masked_text
 from nas.signals import CommandStopped, Stopped, last_stop, raise_on_signals
 
@@ -61,9 +61,11 @@ def main() -> None:
         if error.filename is not None:
             # A folder that may not be entered, or a disk that fails: readers and writers raise
             # NasError for what they open, this is for what was only looked for.
-            named = printable(masked_text(f"{os.fsdecode(error.filename)}: {error.strerror}"))
-            print(f"nas: {named}. Fix: check its permissions and its disk", file=sys.stderr)
-            sys.exit(1)
+            name = shortened(printable(masked_text(os.fsdecode(error.filename))), 300)
+            wrong_name = error.errno in (errno.ENAMETOOLONG, errno.ELOOP)
+            fix = "give another name" if wrong_name else "check its permissions and its disk"
+            print(f"nas: {name}: {error.strerror}. Fix: {fix}", file=sys.stderr)
+            sys.exit(2 if wrong_name else 1)
         # An error without a file name means that the disk of stdout itself is full.
         if error.errno != errno.ENOSPC:
             raise

@@ -216,7 +216,7 @@ PLAN = {
         ({"copies": -1}, "copies"),
         ({"copies": True}, "copies"),
         ({"check": {"nets": 2}}, "check.seed"),
-        ({"files": []}, "files"),
+        ({"files": 3}, "files"),
         ({"files": [3]}, r"files\[0\].digest"),
         ({"files": [{**PLAN["files"][0], "digest": "../../a"}]}, r"files\[0\].digest"),
         ({"device": {"name": "board", "kind": None}}, "device.kind"),

@@ -122,7 +122,11 @@ SUBJECTS = [
         ("export", "net.yaml", "--to", "config", "--out", "x"),
     ),
     Subject(
-        "table", "latency_tables/toy/table.csv", "csv", ("predict", "net.yaml", "--device", "toy")
+        "table",
+        "latency_tables/toy/table.csv",
+        "csv",
+        ("predict", "net.yaml", "--device", "toy"),
+        ("'toy'",),
     ),
     Subject(
         "device",
@@ -162,7 +166,7 @@ SUBJECTS = [
         "options.yaml",
         "yaml",
         ("predict", "net.yaml", "--config", "options.yaml"),
-        ("--device", "net.yaml"),
+        ("--device", "for device", "too long"),
     ),
     Subject("run", "run/run.yaml", "yaml", ("export", "run", "--to", "config", "--out", "x")),
     Subject("run reported", "run/run.yaml", "yaml", ("report", "run", "--out", "r/page.html")),

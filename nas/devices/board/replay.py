@@ -65,6 +65,8 @@ class Replay(Device):
                 f"{folder}: {left} of {len(self._digests)} files are not measured{reason}. Fix: on"
                 f" the machine that measures, {self._command()}"
             )
+        if not entries:
+            raise InputError(f"{folder}: has no file to measure. Fix: write the bundle again")
         self._info = self._device_info(entries[0]["device"])
         if self._info.name != self.plan["device"]["name"]:
             raise InputError(

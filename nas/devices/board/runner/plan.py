@@ -110,7 +110,7 @@ def _wrong_key(plan: Entry) -> str:
         "copies": lambda value: check_count(value, 2),
         "check": lambda value: isinstance(value, dict),
         "tools": lambda value: isinstance(value, dict) and all(map(check_text, value.values())),
-        "files": lambda value: isinstance(value, list) and len(value) > 0,
+        "files": lambda value: isinstance(value, list),
     }
     for key, is_right in checks.items():
         if not is_right(plan.get(key)):
