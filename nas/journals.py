@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def read_whole(path: Path) -> str:
     # Without a complete line rfind returns -1, so `whole` is empty.
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
-        os.truncate(path, len(whole))
+        # Where nothing may be written, nothing is appended either.
+        with suppress(OSError):
+            os.truncate(path, len(whole))
     # A damaged byte makes its line invalid instead of raising here, so that its reader names the
     # line.
     return whole.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="replace")

@@ -287,6 +287,17 @@ def test_an_input_size_has_bounds(size: tuple[int, ...]) -> None:
         check_resolution(size)
 
 
+def test_a_torn_journal_is_read_where_nothing_may_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, size: int) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "truncate", refused)
+    (tmp_path / "journal.jsonl").write_text('{"a": 1}\n{"a": ')
+    assert read_entries(tmp_path / "journal.jsonl") == [{"a": 1}]
+
+
 @pytest.mark.parametrize("name", ["null", ".nan", "[a]", "{a: 1}", "true"])
 @pytest.mark.parametrize("key", ["name", "space"])
 def test_a_name_is_a_text(key: str, name: str, tmp_path: Path) -> None:

@@ -198,12 +198,6 @@ SUBJECTS = [
         "yaml",
         ("report", "run", "--out", "r/page.html"),
     ),
-    Subject(
-        "supernet's scores reported",
-        "supernet/scores.csv",
-        "csv",
-        ("report", "run", "--out", "r/page.html"),
-    ),
     Subject("alpha", "supernet/alpha.csv", "csv", ("report", "run", "--out", "r/page.html")),
     Subject("supernet.yaml", "supernet/supernet.yaml", "yaml", _supernet),
     Subject("supernet's space", "supernet/space.yaml", "yaml", _supernet),
