@@ -21,6 +21,7 @@ from nas.errors import MOST_LETTERS, InputError, NasError
 from nas.files import MOST_MS, YamlFile, number_in, read_bytes, read_text
 from nas.journals import read_entries
 from nas.latency.importing import import_table
+from nas.latency.importing.once_for_all import holds
 from nas.latency.network_times import network_from, read_networks
 from nas.latency.profile.journal import Journal
 from nas.latency.rows import COLUMNS, read_rows, read_unsupported, row_from
@@ -116,6 +117,12 @@ def test_a_row_of_an_impossible_latency_is_refused(
     (tmp_path / "table.csv").write_text(f"{HEADER}\n{ROW.format(**{'ms': 1, 'runs': 5} | given)}\n")
     with pytest.raises(InputError, match=rf"table\.csv:2: {column}: "):
         read_rows(tmp_path / "table.csv")
+
+
+def test_the_format_of_a_long_line_is_told_at_once(tmp_path: Path) -> None:
+    # The search for a key of once-for-all took time that grew as the square of a word's length.
+    assert not holds("x" * 100_000 + "-input:1x1")
+    assert holds("expanded_conv-input:14x14x96-output:14x14x96-expand:6")
 
 
 def test_a_header_of_many_columns_is_refused(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ class SpaceFile(_Model):
     """The whole file of a space."""
 
     format: Literal["nas-space-1"]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=100)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,99}$")]
     paper: str = ""
     resolution: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
     attention: Placement = "stage_suffix"

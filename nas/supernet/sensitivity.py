@@ -363,6 +363,9 @@ def _row(where: str, record: Mapping[str, str | None]) -> Evaluation:
     )
     if error < 0:
         raise InputError(f"{where}: standard_error: {error:g} is negative, expected at least 0")
+    for name in _NEW:
+        if record.get(name):
+            number_in(where, name, record[name] or "")
     counts = [count_in(where, name, text) if (text := record.get(name)) else None for name in _NEW]
     key = (record.get("move") or "", record.get("place") or "", record.get("choice") or "")
     return Evaluation(*key, accuracy, loss, error, *counts)

@@ -231,6 +231,7 @@ def load_best(path: Path, module: nn.Module) -> Best:
         InputError: when the file is corrupt or of another network.
     """
     tensors, header = read_tensors(path, BEST_FORMAT, "the best weights of a training")
+    check_finite(path, tensors)
     fill(module, tensors, path)
     return Best(int(header["epoch"]), float(header["accuracy"]))
 
@@ -269,9 +270,8 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, MemoryError) as error:
         raise InputError(f"{path}: is not a readable safetensors file ({error})") from None
-    check_finite(path, tensors)
     if header.get("format") != kind:
         raise InputError(f"{path}: is not {what} (its header has no format '{kind}')")
     return tensors, header

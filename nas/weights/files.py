@@ -79,7 +79,7 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
         raise InputError(
             f"{path}: the safetensors file is damaged or incomplete ({_first_sentence(error)})."
             " Fix: download or save it again"

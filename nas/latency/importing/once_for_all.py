@@ -150,7 +150,8 @@ def _times(value: Any) -> Times:
 
 def holds(text: str) -> bool:
     """Return whether a text has a key that names an operation as once-for-all does."""
-    return re.search(r"\w+-input:\d+x\d+x\d+-output:\d+x", text) is not None
+    # Without the word in front: to look for its end at every letter of a long word takes for ever.
+    return re.search(r"\w-input:\d+x\d+x\d+-output:\d+x", text) is not None
 
 
 FORMAT = Format(NAME, (".yaml", ".yml"), read, holds)
