@@ -87,7 +87,7 @@ def _text(source: Source, exported: Exported) -> str:
                 f" ({accuracy['images']} images)"
             )
         line += f"  ({entry['note']})" if "note" in entry else ""
-        rows.append((name, entry["file"], f"{entry['bytes'] / 1e6:.2f} MB", line.strip()))
+        rows.append((name, entry["file"], f"{entry.get('bytes', 0) / 1e6:.2f} MB", line.strip()))
     head = f"{source.architecture.name or 'network'}, {source.provenance} weights: {source.folder}"
     columns = (Column(), Column(), Column(right=True), Column())
     return "\n".join([head, table_text(columns, rows, header=False)] if rows else [head])

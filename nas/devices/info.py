@@ -410,7 +410,7 @@ class DeviceInfo:
     format: Literal["nas-device-1"] = "nas-device-1"
     description: str = ""
     placement: str = ""
-    threads: Annotated[int, Field(ge=1)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
     affinity: str = ""
     serial: str = ""
     tools: dict[str, str] = field(default_factory=dict)

@@ -64,7 +64,7 @@ class Record:
             made: fingerprint of its inputs.
         """
         entry = self.targets.get(name)
-        if not isinstance(entry, dict) or entry.get("made") != made:
+        if not isinstance(entry, dict) or entry.get("made") != made or not _is_whole(entry):
             return None
         path = self.folder / str(entry.get("file"))
         return entry if path.exists() and tree_sha256(path) == entry.get("sha256") else None
@@ -84,6 +84,23 @@ class Record:
 
     def _write(self, about: dict[str, Any]) -> None:
         write_yaml(self.path, {"format": FORMAT, **about, "targets": self.targets})
+
+
+def _is_whole(entry: dict[str, Any]) -> bool:
+    """Return whether a recorded entry has the types of one; with others it is made again."""
+    differences = entry.get("differences", {})
+    accuracy = entry.get("accuracy", {"before": 0, "after": 0, "images": 0})
+    if not isinstance(differences, dict) or not isinstance(accuracy, dict):
+        return False
+    numbers = [entry.get("bytes", 0), entry.get("seconds", 0)]
+    numbers += [accuracy.get(key) for key in ("before", "after", "images")]
+    for apart in differences.values():
+        if not isinstance(apart, dict) or "max_abs" not in apart:
+            return False
+        numbers += [apart.get("top1_agreement"), apart.get("images"), apart["max_abs"] or 0]
+    return isinstance(entry.get("note", ""), str) and all(
+        type(number) in (int, float) for number in numbers
+    )
 
 
 @contextmanager

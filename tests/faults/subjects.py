@@ -166,7 +166,7 @@ SUBJECTS = [
         "options.yaml",
         "yaml",
         ("predict", "net.yaml", "--config", "options.yaml"),
-        ("--device", "for device", "too long"),
+        ("--device", "for device", "too long", "table.csv"),
     ),
     Subject("run", "run/run.yaml", "yaml", ("export", "run", "--to", "config", "--out", "x")),
     Subject("run reported", "run/run.yaml", "yaml", ("report", "run", "--out", "r/page.html")),

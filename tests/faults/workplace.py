@@ -86,7 +86,7 @@ COMMANDS = (
         *(*DATA, "--evaluate-images", "60", "--out", "run3"),
     ),
     ("finetune", "run", *DATA, "--limit", "100", "--batch", "32", "--epochs", "1"),
-    ("export", "run", "--to", "config,torch,onnx", "--out", "exports"),
+    ("export", "run", "--to", "config,torch,onnx,litert", "--out", "exports"),
 )
 
 
