@@ -1,8 +1,8 @@
 """Decodes a source into one file of uint8 pixels per split, and goes on where a kill stopped it.
 
 `nas.data.cache` calls `write_map`. The folder holds `train.u8` (N, 3, H, W), with masks
-(N, 4, H, W), `train.labels.npy`, `train.hashes.npy` with the hash of each image before decoding, the
-same of `test` where there is one, `broken.csv` where images are left out, and `data.json`.
+(N, 4, H, W), `train.labels.npy`, `train.hashes.npy` (`nas.data.identity`), the same of `test` where
+there is one, `broken.csv` where images are left out, and `data.json`.
 
 Images are decoded in the order of the source, which tables are read fastest in, and written to
 their place in the stratified order. A journal says how many are done. Images of more than 8 bits
@@ -17,7 +17,6 @@ import os
 import shutil
 import sys
 import time
-import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +35,7 @@ from nas.data.images import stratified_order
 from nas.data.masks import decode
 from nas.data.notes import note
 from nas.data.source import Source, SourceSplit
+from nas.data.threads import decoding_pool, decoding_threads
 from nas.errors import InputError, NasError
 from nas.files import remove
 from nas.journals import append_text, read_entries
@@ -45,8 +45,6 @@ DESCRIPTION = "data.json"
 _JOURNAL = "progress.jsonl"
 _BROKEN = "broken.csv"
 
-_THREADS = 16
-"""Maximum number of threads; Pillow decodes outside of Python's lock."""
 _FETCHED = 32
 """Images fetched at once from a source."""
 _BLOCK = 1 << 24
@@ -96,7 +94,7 @@ def write_map(folder: Path, request: MapRequest) -> None:
     try:
         writers = _writers(folder, request)
         _check_room(folder, writers)
-        with quiet_decoding(), ThreadPoolExecutor(decoding_threads()) as pool:
+        with decoding_pool() as pool:
             for writer in writers:
                 writer.decode(pool)
             scales = _scales(writers)
@@ -129,21 +127,6 @@ def describe_source(request: MapRequest) -> str:
     size = "x".join(map(str, request.resolution))
     source = request.source
     return f"{source.description}, {len(source.classes)} classes, resized to {size}"
-
-
-def decoding_threads() -> int:
-    """Return the number of threads to decode with: one per core that this process may use."""
-    usable = getattr(os, "sched_getaffinity", None)
-    cores = len(usable(0)) if usable else os.cpu_count() or 1
-    return min(_THREADS, cores)
-
-
-@contextmanager
-def quiet_decoding() -> Iterator[None]:
-    """Silence Pillow's warnings inside the block; what they say is counted as an oddity."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @dataclass

@@ -10,7 +10,6 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +17,10 @@ import numpy as np
 
 from nas.data.decoding import Refused
 from nas.data.images import IGNORED
-from nas.data.map_store import decoding_threads, quiet_decoding
 from nas.data.masks import MOST_CLASSES, MaskCode, listed_code, values_of
 from nas.data.notes import counted, shown
 from nas.data.source import EncodedImage
+from nas.data.threads import decoding_pool
 from nas.errors import InputError
 from nas.files import read_text
 
@@ -224,7 +223,7 @@ def scanned(
         InputError: for fewer than two values, for more than a mask can have, and for masks none of
             which can be read.
     """
-    with quiet_decoding(), ThreadPoolExecutor(decoding_threads()) as pool:
+    with decoding_pool() as pool:
         found = list(pool.map(_values, (mask for _, mask in masks)))
     kinds = [each for each in found if not isinstance(each, str)]
     if not kinds:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,10 +21,11 @@ from numpy.typing import NDArray
 from nas.data.decoding import ODDITIES, Decoded, Depth, Scale, scale_of
 from nas.data.identity import Hashes, image_hashes
 from nas.data.images import ImageData, stratified_order
-from nas.data.map_store import MapRequest, decoding_threads, describe_source, quiet_decoding
+from nas.data.map_store import MapRequest, describe_source
 from nas.data.masks import decode
 from nas.data.notes import counted, note
 from nas.data.source import Encoded, Pair, SourceSplit
+from nas.data.threads import decoding_pool
 from nas.errors import InputError
 
 _PROBED = 128
@@ -157,7 +157,7 @@ class StreamImages:
         shape = (len(self), self.stream.channels, *self.stream.resolution)
         pixels = np.empty(shape, dtype=np.uint8)
         encoded = self.stream.encoded(self.positions)
-        with quiet_decoding(), ThreadPoolExecutor(decoding_threads()) as pool:
+        with decoding_pool() as pool:
             for place, decoded in enumerate(pool.map(self.stream.decode, encoded)):
                 made = decoded.pixels
                 if made is None:
@@ -309,7 +309,7 @@ class _Probed:
         count = min(_PROBED, len(stream.order))
         self.positions = np.unique(np.linspace(0, len(stream.order) - 1, count).astype(np.int64))
         self.encoded = stream.encoded(self.positions)
-        with quiet_decoding(), ThreadPoolExecutor(decoding_threads()) as pool:
+        with decoding_pool() as pool:
             self.decoded = list(pool.map(stream.decode, self.encoded))
         broken = [
             f"{stream.where(int(position))}: {decoded.error}"
