@@ -107,8 +107,11 @@ def strict_records(
                     f"{path}:{reader.line_num}: has {len(values)} values (expected"
                     f" {len(header)}, as the header)"
                 )
-            record = dict.fromkeys(header, "") | dict(zip(header, values, strict=False))
-            yield reader.line_num, record
+            texts = map(as_written, values)
+            yield (
+                reader.line_num,
+                dict.fromkeys(header, "") | dict(zip(header, texts, strict=False)),
+            )
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 
@@ -176,15 +179,18 @@ def count_in(where: str, column: str, text: str, what: str = "a whole number") -
     return int(text)
 
 
-_FORMULA = re.compile(r"[=+\-@\t\n]")
-"""First characters by which a spreadsheet takes a cell for a formula, which may run a program."""
+_FORMULA = re.compile(r"'*[=+\-@\t\n]")
+"""Beginning of a cell that a spreadsheet takes for a formula, which may run a program.
+
+A text that begins so behind apostrophes gets a further one, so that reading takes off just that."""
 
 
 class Writer:
     """Writes CSV that a spreadsheet opens without running any of its cells.
 
     A name or a message from a file may begin as a formula does. Such a text gets an apostrophe in
-    front, by which spreadsheets know a text. Numbers stay as they are, also negative ones.
+    front, by which spreadsheets know a text, and `read_strict` takes it off again. Numbers stay as
+    they are, also negative ones.
     """
 
     def __init__(self, file: TextIO) -> None:
@@ -213,6 +219,11 @@ def harmless(value: Any) -> Any:
     except ValueError:
         return f"'{value}"
     return value
+
+
+def as_written(value: str) -> str:
+    """Return the text of which `harmless` made this cell."""
+    return value[1:] if value.startswith("'") and _FORMULA.match(value) else value
 
 
 def separator(text: str) -> str:

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nas.accuracy.evaluations import _read as read_evaluations
-from nas.csv_files import MOST_DIGITS, Writer, count_in, read_strict
+from nas.csv_files import MOST_DIGITS, Writer, count_in, read_strict, strict_records
 from nas.devices.board.runner.errors import BundleError
 from nas.devices.board.runner.plan import read_plan
 from nas.devices.board.runner.results import read_results
@@ -88,6 +90,16 @@ def test_no_cell_is_a_formula(cell: str) -> None:
     Writer(file).row([cell, -1.5, "-1.5", "a=1", None])
     (row,) = csv.reader(io.StringIO(file.getvalue(), newline=""))
     assert row == [f"'{cell}", "-1.5", "-1.5", "a=1", ""]
+
+
+@given(st.text("'=+-@\t\n ab1", min_size=1))
+def test_a_cell_comes_back(cell: str) -> None:
+    file = io.StringIO()
+    writer = Writer(file)
+    writer.row(["text"])
+    writer.row([cell])
+    [(_, record)] = strict_records(Path("a.csv"), file.getvalue(), ("text",))
+    assert record == {"text": cell}
 
 
 def test_a_carriage_return_does_not_end_a_row() -> None:

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from nas.blocks import BlockSpec, Shape, parse
-from nas.csv_files import MOST_DIGITS, Writer, plain, separator, strict_records
+from nas.csv_files import (
+    MOST_DIGITS,
+    Writer,
+    as_written,
+    plain,
+    separator,
+    strict_records,
+)
 from nas.devices.info import Provenance, iso_date
 from nas.errors import InputError
 from nas.files import MOST_MS, read_text, write_text
@@ -172,8 +179,9 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                     f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"
                     " as in the header)"
                 )
-            own = [plain(value, delimiter) for value in values[: len(COLUMNS)]]
-            yield reader.line_num, dict(zip(header, [*own, *values[len(COLUMNS) :]], strict=True))
+            texts = [as_written(value) for value in values]
+            own = [plain(text, delimiter) for text in texts[: len(COLUMNS)]]
+            yield reader.line_num, dict(zip(header, [*own, *texts[len(COLUMNS) :]], strict=True))
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
 

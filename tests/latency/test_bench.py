@@ -151,7 +151,9 @@ def test_messages_with_commas_and_quotes_come_back(tmp_path: Path) -> None:
     write_unsupported(tmp_path, failed)
     assert read_unsupported(tmp_path) == failed
     (tmp_path / UNSUPPORTED_FILE).write_text("kind,other\n")
-    with pytest.raises(InputError, match=r"unsupported\.csv:1: expected the columns kind"):
+    with pytest.raises(
+        InputError, match=r"unsupported\.csv:1: column 'hyperparameters' is missing"
+    ):
         read_unsupported(tmp_path)
 
 
