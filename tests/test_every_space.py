@@ -18,10 +18,10 @@ from nas.testing import spaces as conform
 from nas.testing.spaces import CLASSES, SIDE, image, randomise, rebuilt, small_supernet
 
 ACTIONS = {
-    "efficientformer": {"DR", "WR", "MR", "ER"},
+    "efficientformer": {"DR", "WR", "MR"},
     "efficientformerv2": {"DR", "WR", "MR", "ER"},
-    "swiftformer": {"DR", "WR", "MR", "ER"},
-    "efficientvit": {"DR", "WR", "MR", "ER", "AR", "BR"},
+    "swiftformer": {"DR", "WR", "MR"},
+    "efficientvit": {"DR", "WR", "MR", "AR", "BR"},
     "emo": {"DR", "WR", "MR", "ER", "BR"},
 }
 """The kinds of moves of spaces that are known, by `Move.action`."""

@@ -27,7 +27,6 @@ from nas.accuracy.law import (
     write_law,
 )
 from nas.accuracy.law_scores import LawScores
-from nas.accuracy.scores import Scores
 from nas.errors import InputError
 from nas.space import Architecture, Space, load_space, space_names
 from nas.space.moves import Drop, Localise, moves
@@ -340,43 +339,3 @@ def test_negative_variance_is_refused(tmp_path: Path) -> None:
 def test_scores_are_told_in_a_line(name: str) -> None:
     text = repr(load_scores(name))
     assert "\n" not in text and len(text) < 200
-
-
-@pytest.mark.parametrize("shifted", [False, True], ids=["as fitted", "shifted"])
-@pytest.mark.parametrize("space", SPACES, ids=NAME)
-def test_many_stages_at_once_cost_what_each_costs(space: Space, shifted: bool) -> None:
-    scores = scores_of(space).cautious()
-    if shifted:
-        scores = scores.shifted(0.01 * np.arange(len(scores.law.values)))
-    members = [space.sample(seed) for seed in range(20)]
-    for index in range(len(space.stages)):
-        stages = [member.stages[index] for member in members]
-        sums = [scores.stages.sums(index, stage) for stage in stages]
-        widths = [stage.width for stage in stages]
-        many = scores.stage_costs(index, np.array(widths), np.array(sums).T)
-        each = [scores.stage_cost(index, *pair) for pair in zip(widths, sums, strict=True)]
-        assert many == pytest.approx(each, abs=1e-9)
-        assert many == pytest.approx(
-            Scores.stage_costs(scores, index, np.array(widths), np.array(sums).T), abs=1e-9
-        )
-
-
-@pytest.mark.parametrize("name", ["efficientformer_l1", "swiftformer_s"])
-def test_the_error_grows_with_the_distance_from_published_expansions(name: str) -> None:
-    space = next(space for space in SPACES if name in space.published)
-    scores = scores_of(space)
-    expected = []
-    for expansion in (4, 3, 2, 1, 0.5):
-        arch = space.published[name]
-        for index, stage in enumerate(arch.stages):
-            blocks = tuple(replace(block, expansion=expansion) for block in stage.blocks)
-            arch = arch.with_stage(index, replace(stage, blocks=blocks))
-        space.validate(arch)
-        # A published member's error is that of its number.
-        expected.append(scores.accuracy(arch) if expansion < 4 else None)
-    figures = [accuracy for accuracy in expected if accuracy is not None]
-    errors = [accuracy.standard_error for accuracy in figures]
-    assert errors == sorted(errors) and errors[-1] > 1.5 * errors[0]
-    values = [accuracy.value for accuracy in figures]
-    assert values == sorted(values, reverse=True)
-    assert all("mean expansion" in " ".join(accuracy.reasons) for accuracy in figures)

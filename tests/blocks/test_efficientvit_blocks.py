@@ -378,7 +378,7 @@ def test_narrower_head_keeps_its_features() -> None:
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (lambda: MBConv(0), "expansion 0 must be at least 0.25"),
+        (lambda: MBConv(0), "expansion 0 must be at least 1"),
         (lambda: MBConvDown(8, kernel=4), "kernel 4 must be odd"),
         (lambda: FusedMBConvDown(0), "width 0 must be positive"),
         (lambda: DSConv(2), "kernel 2 must be odd"),

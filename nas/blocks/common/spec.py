@@ -11,15 +11,12 @@ from nas.blocks.spec import (
     BlockSpec,
     EntrySpec,
     Examples,
-    Expansion,
     HeadSpec,
     Layout,
     Shape,
     Trace,
-    hidden_width,
     require,
     require_activation,
-    require_expansion,
 )
 
 
@@ -154,12 +151,12 @@ class ResBlock(BlockSpec):
     examples: ClassVar[Examples] = (("expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:ResBlockBlock"
 
-    expansion: Expansion = 1
+    expansion: int = 1
     kernel: int = 3
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        require_expansion(self.expansion)
+        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
         require(
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
@@ -167,8 +164,9 @@ class ResBlock(BlockSpec):
         require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
-        hidden = hidden_width(self.expansion, shape.channels)
-        trace = Trace(shape).conv(hidden, self.kernel, bias=False).batch_norm()
+        trace = (
+            Trace(shape).conv(self.expansion * shape.channels, self.kernel, bias=False).batch_norm()
+        )
         trace.activation(self.activation)
         return trace.conv(shape.channels, self.kernel, bias=False).batch_norm().residual()
 
@@ -194,7 +192,7 @@ class MBConv(BlockSpec):
     )
     module: ClassVar[str] = "nas.blocks.common.module:MBConvBlock"
 
-    expansion: Expansion = 4
+    expansion: int = 4
     kernel: int = 3
     fewer_norm: bool = False
     activation: Activation = "hardswish"
@@ -221,7 +219,7 @@ class MBConvDown(EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: Expansion = 4
+    expansion: int = 4
     kernel: int = 3
     fewer_norm: bool = False
     activation: Activation = "hardswish"
@@ -235,7 +233,7 @@ class MBConvDown(EntrySpec):
 
 
 def _check_mbconv(spec: MBConv | MBConvDown) -> None:
-    require_expansion(spec.expansion)
+    require(spec.expansion >= 1, f"expansion {spec.expansion} must be at least 1")
     require(
         spec.kernel >= 1 and spec.kernel % 2 == 1,
         f"kernel {spec.kernel} must be odd, to keep the map's size",
@@ -245,7 +243,7 @@ def _check_mbconv(spec: MBConv | MBConvDown) -> None:
 
 def _trace_mbconv(spec: MBConv | MBConvDown, shape: Shape, width: int, stride: int) -> Trace:
     trace = Trace(shape)
-    hidden = hidden_width(spec.expansion, shape.channels)
+    hidden = spec.expansion * shape.channels
     # The 1x1 expansion, then the depthwise convolution, which has the stride. Each has a norm, or a
     # bias in its place; the projection below always has a norm.
     for kernel, step, groups in ((1, 1, 1), (spec.kernel, stride, hidden)):
@@ -273,7 +271,7 @@ class FusedMBConv(BlockSpec):
     examples: ClassVar[Examples] = (("expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:FusedMBConvBlock"
 
-    expansion: Expansion = 4
+    expansion: int = 4
     kernel: int = 3
     activation: Activation = "hardswish"
 
@@ -300,7 +298,7 @@ class FusedMBConvDown(EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: Expansion = 4
+    expansion: int = 4
     kernel: int = 3
     activation: Activation = "hardswish"
 
@@ -313,7 +311,7 @@ class FusedMBConvDown(EntrySpec):
 
 
 def _check_fused_mbconv(spec: FusedMBConv | FusedMBConvDown) -> None:
-    require_expansion(spec.expansion)
+    require(spec.expansion >= 1, f"expansion {spec.expansion} must be at least 1")
     require(
         spec.kernel >= 1 and spec.kernel % 2 == 1,
         f"kernel {spec.kernel} must be odd, to keep the map's size",
@@ -326,7 +324,7 @@ def _trace_fused_mbconv(
 ) -> Trace:
     trace = (
         Trace(shape)
-        .conv(hidden_width(spec.expansion, shape.channels), spec.kernel, stride, bias=False)
+        .conv(spec.expansion * shape.channels, spec.kernel, stride, bias=False)
         .batch_norm()
     )
     return trace.activation(spec.activation).conv(width, bias=False).batch_norm()

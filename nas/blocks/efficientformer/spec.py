@@ -10,17 +10,14 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     Examples,
-    Expansion,
     HeadSpec,
     Layer,
     Layout,
     Mixer,
     Shape,
     Trace,
-    hidden_width,
     require,
     require_activation,
-    require_expansion,
 )
 
 
@@ -37,12 +34,12 @@ class MB4D(BlockSpec):
     module: ClassVar[str] = "nas.blocks.efficientformer.module:MB4DBlock"
     mixer: ClassVar[Mixer] = "pool"
 
-    expansion: Expansion = 4
+    expansion: int = 4
     pool: int = 3
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        require_expansion(self.expansion)
+        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
         require(
             self.pool >= 1 and self.pool % 2 == 1,
             f"pool {self.pool} must be odd, to keep the map's size",
@@ -53,9 +50,7 @@ class MB4D(BlockSpec):
         # Published code has X + s1 (Pool(X) - X), where Eq. 3 has X + Pool(X): the first `residual`
         # is the subtraction.
         trace = Trace(shape).pool().residual().layer_scale().residual()
-        trace.conv(hidden_width(self.expansion, shape.channels)).batch_norm().activation(
-            self.activation
-        )
+        trace.conv(self.expansion * shape.channels).batch_norm().activation(self.activation)
         return trace.conv(shape.channels).batch_norm().layer_scale().residual()
 
 
@@ -88,12 +83,11 @@ class MB3D(BlockSpec):
     heads: int = 8
     key_dim: int = 32
     value_ratio: int = 4
-    expansion: Expansion = 4
+    expansion: int = 4
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        require_expansion(self.expansion)
-        for name in ("heads", "key_dim", "value_ratio"):
+        for name in ("heads", "key_dim", "value_ratio", "expansion"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
         require_activation(self.activation)
 
@@ -127,8 +121,7 @@ class MB3D(BlockSpec):
         # The attention gives (B, N, heads * value_dim), from which a linear layer makes (B, N, C).
         trace.shape = Shape(values, shape.height, shape.width, "tokens")
         trace.linear(shape.channels).layer_scale().residual()
-        trace.layer_norm().linear(hidden_width(self.expansion, shape.channels))
-        trace.activation(self.activation)
+        trace.layer_norm().linear(self.expansion * shape.channels).activation(self.activation)
         return trace.linear(shape.channels).layer_scale().residual()
 
 

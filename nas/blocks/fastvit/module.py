@@ -43,7 +43,7 @@ from nas.blocks.module import (
     within,
 )
 from nas.blocks.prefixes import stage_prefixes
-from nas.blocks.spec import eights, hidden_width
+from nas.blocks.spec import eights
 
 _DOUBLED = Repeated("in", MULTIPLIER, adjacent=True)
 """Outputs of a depthwise convolution with several per input channel."""
@@ -190,10 +190,9 @@ class ConvFFN(nn.Module):
             bias=False,
             conv=NormalConv2d,
         )
-        hidden = hidden_width(spec.expansion, channels)
-        self.expand = NormalConv2d(channels, hidden, 1)
+        self.expand = NormalConv2d(channels, spec.expansion * channels, 1)
         self.activation = ACTIVATIONS[spec.activation]()
-        self.project = NormalConv2d(hidden, channels, 1)
+        self.project = NormalConv2d(spec.expansion * channels, channels, 1)
         self.scale: nn.Parameter | None = layer_scale(channels)
 
     def forward(self, x_bchw: Tensor) -> Tensor:

@@ -11,15 +11,12 @@ from nas.blocks.spec import (
     BlockSpec,
     EntrySpec,
     Examples,
-    Expansion,
     HeadSpec,
     Layer,
     Shape,
     Trace,
-    hidden_width,
     require,
     require_activation,
-    require_expansion,
 )
 
 
@@ -66,13 +63,13 @@ class ConvDown(EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: Expansion = 1
+    expansion: int = 1
     kernel: int = 3
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         require(self.width >= 1, f"width {self.width} must be positive")
-        require_expansion(self.expansion)
+        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
         require(
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to halve the map",
@@ -81,8 +78,7 @@ class ConvDown(EntrySpec):
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape)
-        hidden = hidden_width(self.expansion, shape.channels)
-        trace.conv(hidden, self.kernel, stride=2, bias=False).batch_norm()
+        trace.conv(self.expansion * shape.channels, self.kernel, stride=2, bias=False).batch_norm()
         trace.activation(self.activation).conv(self.width, bias=False).batch_norm()
         return trace.activation(self.activation)
 
@@ -134,7 +130,7 @@ class UIB(BlockSpec):
         "activation",
     )
 
-    expansion: Expansion = 4
+    expansion: int = 4
     start_kernel: int = 0
     middle_kernel: int = 0
     heads: int = 0
@@ -227,7 +223,7 @@ class UIBDown(EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: Expansion = 4
+    expansion: int = 4
     start_kernel: int = 0
     middle_kernel: int = 0
     layer_scale: bool = False
@@ -252,7 +248,7 @@ def strides(spec: UIB | UIBDown, stride: int) -> tuple[int, int]:
 
 def _trace_bottleneck(spec: UIB | UIBDown, trace: Trace, width: int, stride: int) -> Trace:
     channels = trace.shape.channels
-    hidden = hidden_width(spec.expansion, channels)
+    hidden = spec.expansion * channels
     first, second = strides(spec, stride)
     if spec.start_kernel:
         trace.conv(channels, spec.start_kernel, first, groups=channels, bias=False).batch_norm()
@@ -265,7 +261,7 @@ def _trace_bottleneck(spec: UIB | UIBDown, trace: Trace, width: int, stride: int
 
 
 def _require_bottleneck(spec: UIB | UIBDown) -> None:
-    require_expansion(spec.expansion)
+    require(spec.expansion >= 1, f"expansion {spec.expansion} must be at least 1")
     for name in ("start_kernel", "middle_kernel"):
         kernel = getattr(spec, name)
         require(

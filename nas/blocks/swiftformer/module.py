@@ -24,7 +24,6 @@ from nas.blocks.module import (
     layer_scale,
     within,
 )
-from nas.blocks.spec import hidden_width
 
 _CONVS = {
     "depthwise.conv": "dwconv",
@@ -51,7 +50,7 @@ class ConvEncoderBlock(Block):
     def __init__(self, spec: ConvEncoder, shape: Shape) -> None:
         super().__init__()
         channels = shape.channels
-        hidden = hidden_width(spec.expansion, channels)
+        hidden = spec.expansion * shape.channels
         self.depthwise = ConvNorm(channels, channels, spec.kernel, groups=channels)
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.activation = ACTIVATIONS[spec.activation]()
@@ -173,7 +172,7 @@ class AdditiveEncoderBlock(Block):
     def __init__(self, spec: AdditiveEncoder, shape: Shape) -> None:
         super().__init__()
         channels = shape.channels
-        hidden = hidden_width(spec.expansion, channels)
+        hidden = spec.expansion * shape.channels
         self.local = ConvEncoderBlock(spec.local, shape)
         self.attention = AdditiveAttention(channels)
         self.mixer_scale = layer_scale(channels)

@@ -48,7 +48,6 @@ from nas.blocks.fastvit.spec import (
     RepMixer,
 )
 from nas.blocks.repvit.spec import RepViTBlock, RepViTDown, RepViTHead, RepViTStem
-from nas.blocks.spec import hidden_width
 from nas.data.images import MEAN, STD
 from nas.errors import NasError
 from nas.export.target import Model, Target
@@ -145,11 +144,6 @@ def express(arch: Architecture) -> Expressed:
                 index,
                 f"{found.model} with these arguments has {theirs.spec.kind} ({theirs.spec}) there",
             )
-        # A fraction of the channels is rounded to 8 here, and not by timm.
-        expansion = ours.spec.hyperparameters().get("expansion", 1)
-        exact = expansion * ours.input.channels
-        if hidden_width(expansion, ours.input.channels) != exact:
-            raise _refusal(arch, index, f"timm does not round its hidden width of {exact:g}")
     if len(operations) != len(found.built.operations()):
         raise NasError(
             f"cannot express {len(operations)} operations: {found.model} with these arguments has"
@@ -178,7 +172,7 @@ def _efficientformer(arch: Architecture) -> Expressed:
         )
     # timm takes one ratio and one pool for all blocks, and puts attention at the end of the last
     # stage. A member that differs is refused by the comparison in `express`.
-    ratio = _expansion(blocks)
+    ratio = _first(blocks, "expansion", 4)
     pool = _first(blocks, "pool", 3)
     stages = [
         [MB4D(ratio, pool)] * (depth - count) + [MB3D(expansion=ratio)] * count
@@ -206,7 +200,7 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
     attention = max(
         sum(isinstance(block, AttentionFFN) for block in stage.present) for stage in arch.stages
     )
-    ratios = [[_expansion([block]) for block in stage.present] for stage in arch.stages]
+    ratios = [[_first([block], "expansion", 4) for block in stage.present] for stage in arch.stages]
     stages: list[list[BlockSpec]] = []
     for index, expansions in enumerate(ratios):
         # Attention stands at the end of the last two stages. In the third it works on a grid of
@@ -246,7 +240,7 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
 
 def _swiftformer(arch: Architecture) -> Expressed:
     """Return timm's SwiftFormer nearest to an architecture."""
-    ratio = _expansion(_blocks(arch))
+    ratio = _first(_blocks(arch), "expansion", 4)
     # Every stage ends with one additive encoder.
     stages = [
         [ConvEncoder(ratio)] * (depth - 1) + [AdditiveEncoder(ratio)] * min(depth, 1)
@@ -460,12 +454,6 @@ def _first(blocks: Sequence[BlockSpec], name: str, default: int) -> int:
     """Return a hyperparameter of the first block that has it, or the default."""
     found = (block.hyperparameters().get(name) for block in blocks)
     return next((int(value) for value in found if value is not None), default)
-
-
-def _expansion(blocks: Sequence[BlockSpec]) -> float:
-    """Return the expansion of the first block that has one, or 4."""
-    found = (block.hyperparameters().get("expansion") for block in blocks)
-    return next((value for value in found if value is not None), 4)
 
 
 def _distilled(arch: Architecture) -> bool:

@@ -19,13 +19,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.engines.label_setting import LIMIT_SLACK, Resource, undominated
+from nas.search.engines.label_setting import Resource, undominated
 from nas.search.graph import Arc, Ends, Floats, Graph, Layered
 from nas.search.limits import SMALL
 
 Ints = NDArray[np.int64]
 Counts = Callable[[Arc], tuple[int, ...]]
-StageCosts = Callable[[int, Ints, Ints], Floats]
+StageCost = Callable[[int, int, tuple[int, ...]], float]
 _LARGEST_KEY = 2**62
 """Bound below which several columns are packed into one 64-bit integer key."""
 
@@ -45,8 +45,7 @@ class Condensed(Layered):
         cost: of every arc of `graph`, without the costs of whole stages.
         resources: what those arcs take; infinite for arcs that no member may have.
         counts: what a block adds to the sums that its stage's cost depends on.
-        stage_costs: costs of stages (counted from 0) of these widths with these sums
-            (`Scores.stage_costs`).
+        stage_cost: cost of a stage (counted from 0) of a width with these sums.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class Condensed(Layered):
         cost: Sequence[Floats],
         resources: Sequence[Resource],
         counts: Counts,
-        stage_costs: StageCosts,
+        stage_cost: StageCost,
     ) -> None:
         self.nodes = graph.nodes
         self.cost: list[Floats] = []
@@ -66,13 +65,6 @@ class Condensed(Layered):
         self._cost = cost
         self._given = resources
         self._stages: list[_Ways | None] = []
-        # What a way through a stage may take: the limit, less the least that must be taken before
-        # and behind the stage. Most ways through a large stage are too slow for a phone's limit,
-        # and need no price.
-        self._outside = [
-            (_least_before(graph, resource.weights), graph.potentials(resource.weights))
-            for resource in resources
-        ]
         # Layers of stems, entries and heads are copied. The run of layers that are the positions of
         # one stage becomes a single layer.
         layer = 0
@@ -83,7 +75,7 @@ class Condensed(Layered):
                 layer += 1
                 continue
             positions = graph.space.stages[place.stage or 0].depths[1]
-            self._condense(range(layer, layer + positions), counts, stage_costs)
+            self._condense(range(layer, layer + positions), counts, stage_cost)
             layer += positions
         self.resources = [
             replace(resource, weights=weights)
@@ -110,7 +102,7 @@ class Condensed(Layered):
             weights.append(resource.weights[layer])
         self._stages.append(None)
 
-    def _condense(self, layers: range, counts: Counts, stage_costs: StageCosts) -> None:
+    def _condense(self, layers: range, counts: Counts, stage_cost: StageCost) -> None:
         """Turn the best ways through the positions of one stage into the arcs of one layer."""
         # As in label setting, amounts and costs are whole numbers, so that ties are exact.
         units = [*(resource.unit for resource in self._given), SMALL]
@@ -124,34 +116,14 @@ class Condensed(Layered):
             ]
             summed = np.array([counts(arc) for arc in self._graph.layers[layer]], dtype=np.int64)
             ways.extend(layer, np.round(whole).astype(np.int64), summed.T, allowed)
-            ways.keep(self._fits(ways))
         first = self._graph.layers[layers[0]]
-        ways.finish(stage_costs, first[0].place.stage or 0, {arc.tail: arc.width for arc in first})
+        ways.finish(stage_cost, first[0].place.stage or 0, {arc.tail: arc.width for arc in first})
         self._ends.append((ways.starts, ways.nodes))
         *taken, cost = (row * unit for row, unit in zip(ways.amounts, units, strict=True))
         self.cost.append(cost)
         for weights, row in zip(self._weights, taken, strict=True):
             weights.append(row)
         self._stages.append(ways)
-
-    def _fits(self, ways: _Ways) -> NDArray[np.bool_]:
-        """Return whether each way can be part of a member within the limits, (labels,)."""
-        fits = np.ones(len(ways.nodes), dtype=bool)
-        for row, resource in enumerate(self._given):
-            if np.isfinite(resource.most):
-                before, behind = self._outside[row]
-                taken = before[ways.starts] + ways.amounts[row] * resource.unit + behind[ways.nodes]
-                fits &= taken <= resource.most + LIMIT_SLACK * resource.scale
-        return fits
-
-
-def _least_before(graph: Graph, weights: Sequence[Floats]) -> Floats:
-    """Return for every node (nodes,) the least weight of a path from the first node to it."""
-    least = np.full(graph.nodes, np.inf)
-    least[0] = 0.0
-    for (tails, heads), weight in zip(graph.ends, weights, strict=True):
-        np.minimum.at(least, heads, least[tails] + weight)
-    return least
 
 
 @dataclass
@@ -220,27 +192,20 @@ class _Ways:
         self.amounts = amounts[:, kept]
         self._steps.append(_Step(arcs[kept], labels[kept]))
 
-    def keep(self, wanted: NDArray[np.bool_]) -> None:
-        """Drop the labels that are not wanted, (labels,)."""
-        assert self.counts is not None
-        self.starts = self.starts[wanted]
-        self.nodes = self.nodes[wanted]
-        self.counts = self.counts[:, wanted]
-        self.amounts = self.amounts[:, wanted]
-        self._steps[-1] = _Step(self._steps[-1].arcs[wanted], self._steps[-1].labels[wanted])
-
-    def finish(self, stage_costs: StageCosts, stage: int, width_of: Mapping[int, int]) -> None:
+    def finish(self, stage_cost: StageCost, stage: int, width_of: Mapping[int, int]) -> None:
         """Add the cost of the whole stage, and keep the undominated ways between each two nodes.
 
         Args:
-            stage_costs: of stages, widths and the final counts.
+            stage_cost: of a stage, a width and the final counts.
             stage: counted from 0.
             width_of: the width of the stage by the node where a way begins.
         """
         assert self.counts is not None
+        # Many ways share a width and counts, so each distinct column is priced once.
         widths = np.array([width_of[start] for start in self.starts.tolist()], dtype=np.int64)
-        costs = stage_costs(stage, widths, self.counts)
-        self.amounts[-1] += np.round(costs / SMALL).astype(np.int64)
+        table, inverse = np.unique(np.vstack([widths, self.counts]), axis=1, return_inverse=True)
+        costs = [stage_cost(stage, column[0], tuple(column[1:])) for column in table.T.tolist()]
+        self.amounts[-1] += np.round(np.array(costs) / SMALL).astype(np.int64)[inverse.ravel()]
         # With the cost of the stage added, counts no longer matter: ways of different counts compete.
         kept = best_of_groups(_keys([self.starts, self.nodes]), self.amounts)
         self.starts = self.starts[kept]
