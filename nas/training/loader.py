@@ -14,8 +14,10 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -261,20 +263,20 @@ class WorkerBatches(Batches):
         )
         count = default_workers() if workers is None else workers
         ahead = _AHEAD * settings.batch / max(processes.count, 1)
-        # An iterator is made at once, as its workers are best forked before a GPU is in use.
-        self._chunks: Iterator[Chunk] | None = iter(
-            DataLoader(
-                self._maker,
-                batch_sampler=self._plan,
-                collate_fn=_collate,
-                num_workers=count,
-                pin_memory=processes.device.type == "cuda",
-                worker_init_fn=_begin_worker,
-                prefetch_factor=max(2, round(ahead / CHUNK / count)) if count else None,
-                # torch's global generator is left as it is.
-                generator=torch.Generator().manual_seed(0),
-            )
+        loader = DataLoader(
+            self._maker,
+            batch_sampler=self._plan,
+            collate_fn=_collate,
+            num_workers=count,
+            pin_memory=processes.device.type == "cuda",
+            worker_init_fn=_begin_worker,
+            prefetch_factor=max(2, round(ahead / CHUNK / count)) if count else None,
+            # torch's global generator is left as it is.
+            generator=torch.Generator().manual_seed(0),
         )
+        # At once, as workers are best forked before a GPU is in use.
+        with _child_signals_kept():
+            self._chunks: Iterator[Chunk] | None = iter(loader)
         self._ranges: deque[tuple[int, int]] = deque()
         self._step = 0
         self._indices = np.empty(0, dtype=np.int64)
@@ -350,6 +352,23 @@ class WorkerBatches(Batches):
             )
             pixels[place] = torch.from_numpy(other)
         return pixels
+
+
+@contextmanager
+def _child_signals_kept() -> Iterator[None]:
+    """Context manager: restores the handler of SIGCHLD, for which torch sets one of its own.
+
+    Once a worker was killed, torch's raises an error wherever the program is when any child process
+    ends. Without it the error comes within five seconds of asking for the next chunk.
+    """
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 def default_workers() -> int:
