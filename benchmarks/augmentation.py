@@ -18,7 +18,6 @@ import argparse
 import csv
 import json
 import math
-import shlex
 import statistics
 import subprocess
 import sys
@@ -50,7 +49,12 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "command": shlex.join(sys.argv),
+                "space": chosen.space,
+                "epochs": chosen.epochs,
+                "seeds": chosen.seeds,
+                "limit": chosen.limit,
+                "resolution": chosen.resolution,
+                "batch": chosen.batch,
                 "top1": accuracies,
                 "against": chosen.augment[0],
                 **{augment: paired(first, accuracies[augment]) for augment in chosen.augment[1:]},

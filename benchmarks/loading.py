@@ -76,7 +76,6 @@ def main() -> None:
         light = in_process(options, few, "light")
         more = in_process(options, many, "light")
     document = {
-        "command": sys.argv,
         "versions": versions("torch", "torchvision", "pillow"),
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],

@@ -99,7 +99,7 @@ def describe(
 def _unplaced(value: Any) -> Any:
     """Return an entry of a description without the paths of files.
 
-    Older descriptions lack the background and the store; the fingerprint of the pixels says whether it differs.
+    Older descriptions lack the background and the store; the fingerprint of the pixels tells them.
     """
     places = ("file", "supernet", "background", "store")
     return {k: v for k, v in value.items() if k not in places} if isinstance(value, dict) else value

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fbnet_records import BOTTLENECK, EMBEDDING
 
 SPACE = """\
 format: nas-space-1
@@ -108,7 +109,7 @@ def build(folder: Path) -> Path:
         shutil.copy("run/finetune/weights.safetensors", "w.safetensors")
         _checkpoint()
         _data()
-        _fbnet()
+        _write_lines("lut.json", [EMBEDDING, *BOTTLENECK])
         _bundle()
         _journal()
     finally:
@@ -176,61 +177,6 @@ def _data() -> None:
     ]
     _write_lines("lines/metadata.jsonl", entries)
     pq.write_table(pa.table({"image": pictures, "label": labels}), "rows.parquet")
-
-
-def _fbnet() -> None:
-    def record(kind: str, shapes: list[list[int]], us: float, **given: Any) -> dict[str, Any]:
-        form = {int: "i", str: "s"}
-        words = [
-            f'name: "{name}"\n{form[type(value)]}: {json.dumps(value)}\n'
-            for name, value in given.items()
-        ]
-        shares = {0: 0.2, 10: 0.5, 50: 1, 90: 2, 100: 4}
-        return {
-            "op_type": kind,
-            "op_args": words,
-            "input_shapes": shapes,
-            "input_dtypes": [1],
-            "device": "SM-X",
-            **{f"runtime_us_p{percent}": us * share for percent, share in shares.items()},
-        }
-
-    _write_lines(
-        "lut.json",
-        [
-            record(
-                "Conv",
-                [[1, 24, 56, 56], [48, 24, 3, 3], [48]],
-                700,
-                kernels=3,
-                pads=1,
-                strides=2,
-                order="NCHW",
-            ),
-            record(
-                "Int8ConvRelu",
-                [[1, 16, 16, 8], [32, 1, 1, 8], [32]],
-                100,
-                kernel=1,
-                stride=1,
-                pad=0,
-                order="NHWC",
-            ),
-            record(
-                "Int8ConvRelu",
-                [[1, 16, 16, 32], [32, 3, 3, 1], [32]],
-                200,
-                kernel=3,
-                stride=1,
-                pad=1,
-                group=32,
-            ),
-            record(
-                "Int8Conv", [[1, 16, 16, 32], [8, 1, 1, 32], [8]], 300, kernel=1, stride=1, pad=0
-            ),
-            record("Int8Add", [[1, 16, 16, 8], [1, 16, 16, 8]], 50),
-        ],
-    )
 
 
 def _bundle() -> None:

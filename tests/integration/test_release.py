@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -87,7 +88,7 @@ def test_the_wheel_searches_in_an_empty_environment(wheel: Path, tmp_path: Path)
     pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--no-compile"]
     run([*pip, str(wheel), "--constraint", str(ROOT / "constraints.txt")], tmp_path)
     example = tmp_path / "example"
-    run(["cp", "-r", str(EXAMPLE), str(example)], tmp_path)
+    shutil.copytree(EXAMPLE, example)
     run([*pip, "--no-deps", str(example)], tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
