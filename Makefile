@@ -3,6 +3,7 @@
 # make lint     ruff and mypy                                    make pin     writes constraints.txt anew
 # make site     the documentation as pages, in build/site        make farms   the clients of device farms, for tests
 # make faults   kills, full disks, two writers, damaged files   make clean    removes the environments and the caches
+# make times    the time of every test, for `make quick`
 #
 # PYTHON chooses the interpreter (3.10 or newer), ARGS adds options to the search:
 #   make search PYTHON=python3.12 ARGS="--latency-ms 1.2"
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: search env test quick faults site lint pin farms clean
+.PHONY: search env test quick times faults site lint pin farms clean
 
 search: $(VENV)/core.stamp
 	$(BIN)/nas search --space efficientformer --device iphone12 $(ARGS)
@@ -25,10 +26,16 @@ env: $(VENV)/all.stamp
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
 
+# Without what tests/times.csv records as taking more than a fifth of a CPU second.
 quick: $(VENV)/all.stamp
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal --ignore tests/integration -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --ignore tests/integration -m "not slow"
+
+# Half an hour: the CPU seconds of every fifth case of each test, in tests/times.csv.
+times: $(VENV)/all.stamp
+	OMP_NUM_THREADS=1 PYTHONPATH=scripts $(BIN)/pytest -q -p case_times --times tests/times.csv --times-share 5 --ignore tests/integration
 
 # An hour on one core. FAULTS_PER_SUBJECT=N gives each command N damaged files instead of 60, FAULTS_SEED=N others.
+# FAULTS_WALL_PER_CPU=40 waits ten times as long for a command before it counts as hanging, on a machine that is busy.
 faults: $(VENV)/all.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults -o python_files='fault_*.py' -p no:cacheprovider
 

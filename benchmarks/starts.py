@@ -3,7 +3,7 @@
     python benchmarks/starts.py SUPERNET [SUPERNET ...] --data DATA --keep FOLDER [--members 4]
         [--epochs 2]
 
-Members are drawn at random, evenly over the range of MACs, as in `ranking.py`. Each is trained for a
+Members are drawn at random, evenly over the range of MACs, as in `ranking_members.py`. Each is trained for a
 short while by one recipe: from random weights, and from the weights that it inherits from each
 supernet. All are evaluated on the same held-out images. FOLDER keeps the trainings, and the same
 command resumes there.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ranking import drawn
+from ranking_members import drawn
 from whole_run import accuracies
 
 import nas

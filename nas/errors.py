@@ -12,6 +12,9 @@ from collections.abc import Iterable
 MOST_LETTERS = 1_200
 """Maximum length of a message. The longest one with only short names in it has 1,000."""
 
+SHOWN_NAMES = 16
+"""Maximum number of known names in a message on an unknown one: all spaces or devices, not all members."""
+
 
 class NasError(Exception):
     """The work failed (exit code 1). The message is one line; no traceback is shown.
@@ -81,8 +84,13 @@ def check_name(what: str, value: object, names: str) -> None:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message on an unknown name: `, did you mean 'x'? known: ...`."""
+    """Return the end of a message on an unknown name: `, did you mean 'x'? known: ...`.
+
+    Of many known names the first ones stand for all.
+    """
     known = sorted(known)
     close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     hint = f", did you mean '{close[0]}'?" if close else ";"
-    return f"{hint} known: {', '.join(known) or 'none'}"
+    shown = known if len(known) <= SHOWN_NAMES else known[: SHOWN_NAMES - 1]
+    more = len(known) - len(shown)
+    return f"{hint} known: {', '.join(shown) or 'none'}{f' and {more} others' if more else ''}"

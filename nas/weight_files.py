@@ -1,10 +1,11 @@
-"""Files of weights: finds them, tells them apart by their first bytes, and reads their headers.
+"""Files of weights: finds them, tells them apart by their first bytes, reads and verifies them.
 
 Imports no torch. `nas.weights.files` reads the tensors; `nas.runs` and `nas.export` read headers.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import zipfile
@@ -28,6 +29,12 @@ NAMES_IN_FOLDER = (
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 """Suffixes of checkpoints, by which the only one in a folder is found."""
 
+DIGEST = "nas-sha256"
+"""Key in the header of a safetensors file: the SHA-256 of the file's content, `content_sha256`."""
+UNKNOWN_DIGEST = "0" * 64
+"""Its value until the file is complete; `record_digest` replaces it."""
+_BLOCK = 1 << 22
+"""Bytes per read, 4 MiB: a file of weights may be larger than free memory."""
 _SAFETENSORS_PREFIX = 8
 """Bytes before the header of a safetensors file: its length, little endian."""
 _MOST_RATIO = 20
@@ -157,6 +164,63 @@ def read_header(path: str | Path) -> dict[str, str]:
     if not isinstance(metadata, dict):
         return {}
     return {str(key): str(value) for key, value in metadata.items()}
+
+
+def record_digest(path: Path) -> None:
+    """Replace `UNKNOWN_DIGEST` in the header of a new safetensors file by the digest of its content.
+
+    The length of the header stays, so the tensors are neither moved nor written again.
+    """
+    digest = content_sha256(path)
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(_SAFETENSORS_PREFIX), "little")
+        # safetensors writes the header without spaces. A quote inside a string has a backslash
+        # before it, so these bytes are the key and its value, whatever the other texts are.
+        at = file.read(length).index(f'"{DIGEST}":"{UNKNOWN_DIGEST}"'.encode())
+        file.seek(_SAFETENSORS_PREFIX + at + len(f'"{DIGEST}":"'))
+        file.write(digest.encode())
+
+
+def check_digest(path: Path) -> None:
+    """Raise InputError for a safetensors file whose content is not that of the digest in its header.
+
+    A file without a digest, as other programs and older versions write it, passes.
+
+    Args:
+        path: a file whose header is well formed, as safetensors has found.
+    """
+    expected = read_header(path).get(DIGEST)
+    if expected is None or expected == content_sha256(path):
+        return
+    raise InputError(
+        f"{path}: its content is not the one that was written (the SHA-256 differs from the"
+        f" '{DIGEST}' in its header). Fix: restore the file from a copy, or remove it and run the"
+        " command that wrote it again"
+    )
+
+
+def content_sha256(path: Path) -> str:
+    """Return the SHA-256 of what a safetensors file says: its metadata, and every tensor by name.
+
+    The order of the entries does not matter, so a program that writes the same content anew with
+    its metadata keeps the digest valid.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_SAFETENSORS_PREFIX), "little")
+        header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", None) or {}
+        metadata.pop(DIGEST, None)
+        digest.update(json.dumps(metadata, sort_keys=True).encode())
+        for name, tensor in sorted(header.items()):
+            digest.update(json.dumps([name, tensor["dtype"], tensor["shape"]]).encode())
+            first, end = tensor["data_offsets"]
+            file.seek(_SAFETENSORS_PREFIX + length + first)
+            left = end - first
+            while left and (block := file.read(min(left, _BLOCK))):
+                digest.update(block)
+                left -= len(block)
+    return digest.hexdigest()
 
 
 def _check_zip(path: Path) -> None:

@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from order import dealt
+from quick import quick_cases, recorded_times
 
 from nas.accuracy import Accuracy, Scores
 from nas.accuracy.recorded import RecordedScores
@@ -31,15 +34,28 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 
+TIMES = Path(__file__).with_name("times.csv")
+"""CPU seconds of one case of each test, recorded by `make times`."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes long goes first, the longest before all, so that no worker is left alone with it
-    at the end."""
+    """Mark as slow what `make quick` has no time for, and let what is marked by hand go first, so
+    that no worker is left alone with it at the end."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        cases[item.nodeid.partition("[")[0]].append(item)
+    for name, cpu_s in recorded_times(TIMES).items():
+        every = cases.get(name, [])
+        chosen = quick_cases(len(every), cpu_s)
+        for number, item in enumerate(every):
+            if number not in chosen:
+                # It stays where it is: tests of a module share what its fixtures have made.
+                item.add_marker(pytest.mark.slow(seconds=0))
 
     def seconds(item: pytest.Item) -> float:
-        slow = item.get_closest_marker("slow")
-        return slow.kwargs.get("seconds", 1) if slow else 0
+        return max((mark.kwargs.get("seconds", 1) for mark in item.iter_markers("slow")), default=0)
 
-    items.sort(key=seconds, reverse=True)
+    items[:] = dealt(items, seconds, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
 
 
 def pytest_collection_finish() -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nas.accuracy.evaluations import _read as read_evaluations
 from nas.csv_files import MOST_DIGITS, Writer, count_in, read_strict, strict_records
 from nas.devices.board.runner.errors import BundleError
-from nas.devices.board.runner.plan import read_plan
+from nas.devices.board.runner.plan import check_file, read_plan
 from nas.devices.board.runner.results import read_results
 from nas.devices.info import DeviceInfo
 from nas.errors import MOST_LETTERS, InputError, NasError
@@ -279,6 +279,37 @@ def test_a_damaged_result_of_a_bundle_names_its_line(
     written({**TIMING, **change})
     with pytest.raises(BundleError, match=r"results\.jsonl:2: this line is not a result"):
         read_results(tmp_path, PLAN)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"reference": 3, "first_ms": 1.0},
+        {"reference": {**PLAN["files"][0], "digest": "../ab"}, "first_ms": 1.0},
+        {"reference": PLAN["files"][0]},
+        {"reference": PLAN["files"][0], "first_ms": 0},
+        {"reference": PLAN["files"][0], "first_ms": "1"},
+    ],
+)
+def test_a_damaged_reference_of_a_bundle_names_its_line(
+    line: dict[str, object], tmp_path: Path
+) -> None:
+    header = {"format": "nas-bundle-results-1", "bundle": "1", "device": {}}
+    whole = {"reference": PLAN["files"][0], "first_ms": 1.0}
+    path = tmp_path / "results.jsonl"
+    path.write_text(f"{json.dumps(header)}\n{json.dumps(whole)}\n")
+    assert len(read_results(tmp_path, PLAN)) == 2
+    path.write_text(f"{json.dumps(header)}\n{json.dumps(line)}\n")
+    with pytest.raises(BundleError, match=r"results\.jsonl:2: this line is not a result"):
+        read_results(tmp_path, PLAN)
+
+
+def test_a_sparse_file_of_a_bundle_is_damaged_and_not_read(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    with (tmp_path / "files" / "a").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(BundleError, match=r"files/a: is damaged"):
+        check_file(tmp_path, PLAN["files"][0])
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_a_segmentation_profile_of_efficientvit_measures_300_operations_at_most(
     measured = sum(len(group.chosen()) for group in groups(operations))
     heads = [op for op in operations if op.spec.kind.startswith("fpn_")]
     assert len(heads) == 6 + 7 + 7 + 1
-    assert measured <= 300 and len(operations) < 500
+    assert measured <= 300 and len(operations) < 1000
 
 
 def test_a_row_of_the_whole_head_is_still_read(

@@ -18,9 +18,9 @@ from nas.testing import spaces as conform
 from nas.testing.spaces import CLASSES, SIDE, image, randomise, rebuilt, small_supernet
 
 ACTIONS = {
-    "efficientformer": {"DR", "WR", "MR"},
+    "efficientformer": {"DR", "WR", "MR", "ER"},
     "efficientformerv2": {"DR", "WR", "MR", "ER"},
-    "swiftformer": {"DR", "WR", "MR"},
+    "swiftformer": {"DR", "WR", "MR", "ER"},
     "efficientvit": {"DR", "WR", "MR", "AR", "BR"},
     "emo": {"DR", "WR", "MR", "ER", "BR"},
 }

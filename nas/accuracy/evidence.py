@@ -108,7 +108,7 @@ def observations(recorded: RecordedScores) -> list[Observation]:
 
     There is one per row that has an accuracy drop and a standard error.
     """
-    members = {variant.key: variant for variant in variants(recorded.scored)}
+    members = {variant.key: variant for variant in variants(recorded.scored, every=True)}
     measured = []
     for row in recorded.rows:
         if row.accuracy_drop is None or row.standard_error is None or row.key not in members:
@@ -140,7 +140,9 @@ def corrected(
     # The law's deficits depend on the sizes of maps, so the prior is taken at the input size of the
     # measurements.
     sized = recorded.scored if recorded is not None else trained[0].architecture
-    prior = law.at(law.scored.at(sized.resolution, sized.classes))
+    # Costs are corrected for the choices that were evaluated. Others have no rows.
+    space = law.scored if recorded is None else recorded.covered(law.scored)
+    prior = law.at(space.at(sized.resolution, sized.classes))
     seen = observations(recorded) if recorded is not None else []
     sources = []
     level = recorded.baseline_accuracy if recorded is not None else None

@@ -30,6 +30,7 @@ from nas.files import YamlFile, write_yaml
 from nas.validation import validated
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Numbers = Floats | float
 
 MAPS = (1, 2, 4, 7, 14, 28, 56, 112)

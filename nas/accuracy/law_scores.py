@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from nas.accuracy.law import Floats, Law, Recipe
-from nas.accuracy.law_stages import StageFacts, StageLaw, octaves
+from nas.accuracy.law import Floats, Ints, Law, Recipe
+from nas.accuracy.law_ranges import octaves
+from nas.accuracy.law_stages import StageFacts, StageLaw
 from nas.accuracy.scores import Accuracy, Scores
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec
 from nas.errors import InputError, check_type
@@ -227,7 +228,13 @@ class LawScores(Scores):
         return self.scale * (points + self.caution * self.stages.jump(index, before, width)[1])
 
     def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        return self._cost_of(self.stages.priced(index, width, counts))
+        points, caution, mixed = self.stages.numbers(index, width, counts)
+        return self.scale * (points + self.caution * (caution + mixed))
+
+    def stage_costs(self, index: int, widths: Ints, counts: Ints) -> Floats:
+        points, caution, mixed = self.stages.figures(index, widths, counts)
+        costs: Floats = self.scale * (points + self.caution * (caution + mixed))
+        return costs
 
     def counts(self, index: int, block: BlockSpec) -> tuple[int, ...]:
         """Return what a block adds to the sums of its stage (`StageLaw.counts`)."""

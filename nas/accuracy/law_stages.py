@@ -9,19 +9,28 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
 from nas.accuracy.law import (
     EXPANSION,
     Floats,
+    Ints,
     Law,
     MapTerms,
+    Numbers,
     Recipe,
     log_factor,
     map_terms,
     stage_deficits,
+)
+from nas.accuracy.law_ranges import (
+    MEAN_EXPANSION,
+    PublishedStage,
+    figure_ranges,
+    octaves,
+    range_text,
+    width_ratios,
 )
 from nas.blocks import BlockSpec
 from nas.errors import InputError, nearest
@@ -29,8 +38,6 @@ from nas.space import Space, Stage
 
 STEPS_PER_EXPANSION = 4
 """Units per expansion of 1. Expansions count in quarters, so that their sum is a whole number."""
-WIDTH_RATIOS = (1.3, 2.6)
-"""Range of the ratio of neighbouring stages' widths in nearly all published networks."""
 EXPONENT_ERROR = 0.15
 """Error of an exponent outside of the widths, depths and expansions of the published members."""
 RATIO_POINTS = 0.5
@@ -97,7 +104,7 @@ class StageLaw:
     _known: dict[tuple[int, Stage], StageFacts] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _stages: dict[_Key, StageFacts] = field(
+    _stages: dict[_Key, tuple[float, float, float]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
     _slopes: dict[_Key, Floats] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -110,8 +117,9 @@ class StageLaw:
             block: a block or identity of the stage.
 
         Returns:
-            Whether it is a block (1 or 0), whether it attends (1 or 0), its expansion in quarters,
-            and for each further recipe whether it is of that recipe (1 or 0).
+            Whether it is a block (1 or 0), whether it attends (1 or 0), its expansion up to
+            `least_expansions` and beyond in quarters, and for each further recipe whether it is of
+            that recipe (1 or 0).
         """
         counts = self._counts.get((index, block))
         if counts is None:
@@ -124,12 +132,40 @@ class StageLaw:
         if role == "identity":
             return self._none
         activation = _activation(block)
+        quarters = round(STEPS_PER_EXPANSION * _expansion(block))
+        least = self._least_quarters(index)
         return (
             1,
             int(role == "global"),
-            round(STEPS_PER_EXPANSION * _expansion(block)),
+            min(quarters, least),
+            max(quarters - least, 0),
             *(int(activation == name) for name in further),
         )
+
+    def _least_quarters(self, index: int) -> int:
+        return round(STEPS_PER_EXPANSION * self.least_expansions[index])
+
+    @cached_property
+    def least_expansions(self) -> tuple[float, ...]:
+        """Return the expansion of each stage below which a block counts as a part of one.
+
+        The law has the number of blocks and their mean expansion, as papers publish them. By a mean
+        a stage would gain by the loss of its narrowest block, since the mean of the others is
+        higher. So a block that is narrower than all published ones counts as that part of the
+        narrowest of them which its hidden width is. Members as published keep their figures.
+        """
+        least = []
+        for index, stage in enumerate(self.scored.stages):
+            published = [
+                _expansion(block)
+                for arch in self.scored.published.values()
+                for block in arch.stages[index].present
+            ]
+            # Without published members: the expansion at which the law's factor is 1, if any
+            # candidate has it.
+            candidates = [_expansion(block) for block in (*stage.local, *stage.global_)]
+            least.append(min(published) if published else min(EXPANSION, max(candidates)))
+        return tuple(least)
 
     def facts(self, index: int, stage: Stage) -> StageFacts:
         """Return the law's figures of a stage (counted from 0) of a member."""
@@ -151,92 +187,143 @@ class StageLaw:
 
     def priced(self, index: int, width: int, counts: tuple[int, ...]) -> StageFacts:
         """Return the law's figures of a stage of this width with these sums of `counts`."""
-        key = index, width, counts
-        facts = self._stages.get(key)
-        if facts is not None:
-            return facts
-        if self.unshifted is None or self.shift is None:
-            facts = self._computed(index, width, counts)
-        else:
-            # The first-order Taylor expansion of the points in the coefficients.
-            before = self.unshifted.priced(index, width, counts)
-            facts = replace(
-                before, points=before.points + float(self.unshifted.slope(key) @ self.shift)
-            )
-        self._stages[key] = facts
-        return facts
-
-    def _computed(self, index: int, width: int, counts: tuple[int, ...]) -> StageFacts:
-        blocks, attention, _, *further = counts
+        blocks, attention, *_ = counts
+        figures = self.numbers(index, width, counts)
         if not self._size(index, blocks):
-            reason = f"stage {index + 1} has no blocks"
-            return StageFacts(EMPTY_POINTS, EMPTY_POINTS, 0.0, (reason,))
+            return StageFacts(*figures, (f"stage {index + 1} has no blocks",))
+        size, mean = (float(each[0]) for each in self._blocks(index, np.array([counts]).T))
         # A stage of its entry alone has no mean expansion that could lie outside of the data.
-        figures = [width, blocks, _mean_expansion(counts)] if blocks else [width, blocks]
-        shares = [count / max(blocks, 1) for count in further]
-        deficit = self._deficit(index, width, counts)
-        points = deficit * math.exp(self._log_factor(shares))
+        values = [width, blocks, *([mean] if blocks else [])]
+        # A space without published members has no ranges, and nothing counts as outside of them.
+        reasons = [
+            f"stage {index + 1}: {name} {value:.3g}, published members have {range_text(low, high)}"
+            for (name, low, high), value in zip(self._ranges[index], values, strict=False)
+            if not low * (1 - _ROUNDING) <= value <= high * (1 + _ROUNDING)
+        ]
+        if self._published_stages[index]:
+            if size < blocks:
+                reasons.append(
+                    f"stage {index + 1}: blocks with expansions below"
+                    f" {self.least_expansions[index]:g}, the least of published members"
+                )
+            attended = [seen[2] for seen in self._published_stages[index]]
+            if not min(attended) <= attention <= max(attended):
+                reasons.append(
+                    f"stage {index + 1}: {attention} attention blocks, published members have"
+                    f" {range_text(min(attended), max(attended))}"
+                )
+        return StageFacts(*figures, tuple(reasons))
+
+    def numbers(
+        self, index: int, width: int, counts: tuple[int, ...]
+    ) -> tuple[float, float, float]:
+        """Return points, caution and mixed points of a stage, as of `StageFacts`."""
+        known = self._stages.get((index, width, counts))
+        if known is None:
+            # Slimming weighs all widths of a stage. To compute them at once takes little longer
+            # than one.
+            widths = tuple({*self.scored.stages[index].widths, width})
+            columns = np.tile(np.array([counts]).T, len(widths))
+            table = np.array(self.figures(index, np.array(widths), columns)).T.tolist()
+            for each, figures in zip(widths, table, strict=True):
+                self._stages[index, each, counts] = (figures[0], figures[1], figures[2])
+            known = self._stages[index, width, counts]
+        return known
+
+    def figures(self, index: int, widths: Ints, counts: Ints) -> tuple[Floats, Floats, Floats]:
+        """Return points, caution and mixed points of many stages at once, as of `StageFacts`.
+
+        A search prices a hundred thousand of them, which one by one takes many seconds.
+
+        Args:
+            index: of the stage, counted from 0.
+            widths: (stages,), in channels.
+            counts: (counts, stages), the sums of `counts`.
+        """
+        if self.unshifted is not None and self.shift is not None:
+            # The first-order Taylor expansion of the points in the coefficients.
+            points, caution, mixed = self.unshifted.figures(index, widths, counts)
+            return (
+                points + self.shift @ self.unshifted.slopes(index, widths, counts),
+                caution,
+                mixed,
+            )
+        blocks, attention, _, _, *further = counts
+        size, expansion = self._blocks(index, counts)
+        shares = [count / np.maximum(blocks, 1) for count in further]
+        points = self._points(index, widths, counts)
         # The gain of a second recipe's blocks may be due to its training. It is not certain where
         # they are mixed with others.
-        mixed = 0.0
-        if any(shares):
-            unmixed = deficit * math.exp(self._log_factor([0.0] * len(shares)))
-            mixed = max(unmixed - points, 0.0)
-        caution = 0.0
-        reasons = []
+        unshared = self._log_factor([0.0] * len(shares)) - self._log_factor(shares)
+        mixed = np.maximum(points * np.exp(unshared) - points, 0.0)
+        caution = np.zeros(len(widths))
         # No blocks at all are compared as the part of a block that the entry counts as.
         least = self.law.coefficients["entry"]
-        # A space without published members has no ranges, and nothing counts as outside of them.
-        for (what, low, high), value in zip(self._ranges[index], figures, strict=False):
-            if low * (1 - _ROUNDING) <= value <= high * (1 + _ROUNDING):
-                continue
-            beyond = octaves(max(value, least), max(low, least), max(high, least))
-            reasons.append(
-                f"stage {index + 1}: {what} {value:.3g}, published members have {_range(low, high)}"
-            )
+        for (name, low, high), values in zip(
+            self._ranges[index], (widths, blocks, expansion), strict=False
+        ):
+            inside = (low * (1 - _ROUNDING) <= values) & (values <= high * (1 + _ROUNDING))
+            # A stage of its entry alone has no mean expansion that could lie outside of the data.
+            inside |= (name == MEAN_EXPANSION) & (blocks == 0)
+            value = np.maximum(values, least)
+            below = np.log2(max(low, least) / value)
+            above = np.log2(value / max(high, least))
+            beyond = np.where(inside, 0.0, np.maximum(np.maximum(below, above), 0.0))
             # Points are proportional to value^-exponent. To first order, an error of the exponent
             # changes them by the share error * ln(value / bound).
             caution += points * EXPONENT_ERROR * math.log(2) * beyond
         if self._published_stages[index]:
+            # By how many octaves the hidden widths are below those of the narrowest published blocks.
+            narrower = np.log2(np.where(blocks > 0, blocks / np.where(blocks > 0, size, 1), 1))
+            caution += points * EXPONENT_ERROR * math.log(2) * narrower
             # Numbers of attention blocks begin at 0, so their distance is counted in blocks, not in
             # octaves.
             attended = [seen[2] for seen in self._published_stages[index]]
-            extra = max(min(attended) - attention, attention - max(attended), 0)
-            if extra:
-                published = _range(min(attended), max(attended))
-                reasons.append(
-                    f"stage {index + 1}: {attention} attention blocks, published members have"
-                    f" {published}"
-                )
-                caution += ATTENTION_POINTS * extra
-        return StageFacts(points, caution, mixed, tuple(reasons))
+            extra = np.maximum(min(attended) - attention, attention - max(attended))
+            caution += ATTENTION_POINTS * np.maximum(extra, 0)
+        empty = self._size(index, blocks) == 0
+        return points, np.where(empty, EMPTY_POINTS, caution), np.where(empty, 0.0, mixed)
 
-    def _deficit(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        """Return the points of error of a stage with at least one block or an entry that counts as
-        one, at F = 1."""
-        blocks, attention, *_ = counts
-        deficit = stage_deficits(
-            self.law.coefficients,
-            self._terms[index],
-            width=width,
-            # As in the fit: an entry that is itself a block counts as a part of one.
-            blocks=self._size(index, blocks),
-            attention=attention,
-            expansion=_mean_expansion(counts),
-        )
-        return float(deficit)
+    def _blocks(self, index: int, counts: Ints) -> tuple[Floats, Floats]:
+        """Return the number of blocks that stages count as, and their mean expansion, (stages,) each.
 
-    def _size(self, index: int, blocks: int) -> float:
+        Narrow blocks count as parts (`least_expansions`). Without blocks the mean is the expansion
+        at which the law's factor is 1.
+
+        Args:
+            index: of the stages, counted from 0.
+            counts: (counts, stages), the sums of `counts`.
+        """
+        blocks, _, narrow, beyond, *_ = counts
+        size = narrow / self._least_quarters(index)
+        least = self.least_expansions[index]
+        some = blocks > 0
+        # All blocks have at least this expansion, so that the mean of none is not computed.
+        mean = least + beyond / STEPS_PER_EXPANSION / np.where(some, size, 1)
+        return size, np.where(some, mean, EXPANSION)
+
+    def _size(self, index: int, blocks: Numbers) -> Numbers:
         """Return the number of blocks of a stage, with the part that its entry counts as."""
         return blocks + self.law.coefficients["entry"] * self._entry_is_block(index)
 
-    def _points(self, index: int, width: int, counts: tuple[int, ...]) -> float:
-        """Return `priced(...).points` of the law without a shift."""
-        blocks, _, _, *further = counts
-        if not self._size(index, blocks):
-            return EMPTY_POINTS
-        shares = [count / max(blocks, 1) for count in further]
-        return self._deficit(index, width, counts) * math.exp(self._log_factor(shares))
+    def _points(self, index: int, widths: Ints, counts: Ints) -> Floats:
+        """Return the points of error of stages by the law without a shift, (stages,)."""
+        blocks, attention, _, _, *further = counts
+        wide, expansion = self._blocks(index, counts)
+        # As in the fit: an entry that is itself a block counts as a part of one.
+        size = self._size(index, wide)
+        empty = np.equal(size, 0)
+        deficits = stage_deficits(
+            self.law.coefficients,
+            self._terms[index],
+            width=widths.astype(np.float64),
+            blocks=np.where(empty, 1, size),
+            attention=attention,
+            expansion=expansion,
+        )
+        shares = [count / np.maximum(blocks, 1) for count in further]
+        points: Floats = np.where(empty, EMPTY_POINTS, deficits * np.exp(self._log_factor(shares)))
+        return points
 
     def entry_points(self, index: int, entry: BlockSpec, before: int, width: int) -> float:
         """Return the cost of an entry with a smaller hidden width than the largest candidate's.
@@ -273,7 +360,7 @@ class StageLaw:
         most = max(_expansion(candidate) for candidate in alike)
         # e^-c over that of the largest candidate, less 1: the growth of the deficit.
         lost: float = (_expansion(entry) / most) ** -self.law.coefficients["expansion"] - 1
-        factor = math.exp(self._log_factor([0.0] * (len(self.activations) - 1)))
+        factor = float(np.exp(self._log_factor([0.0] * (len(self.activations) - 1))))
         points = float(deficit) * factor * part / size
         return points * lost
 
@@ -298,13 +385,20 @@ class StageLaw:
         """Return the derivatives of a stage's points of error by the coefficients, (names,)."""
         slope = self._slopes.get(key)
         if slope is None:
-            pairs = [
-                (lower._points(*key), upper._points(*key)) for lower, upper in self._neighbours
-            ]
-            slope = self._slopes[key] = np.array(
-                [(above - below) / (2 * _STEP) for below, above in pairs]
-            )
+            index, width, counts = key
+            slopes = self.slopes(index, np.array([width]), np.array([counts]).T)
+            slope = self._slopes[key] = slopes[:, 0]
         return slope
+
+    def slopes(self, index: int, widths: Ints, counts: Ints) -> Floats:
+        """Return the derivatives of the points of many stages, (names, stages), as `slope`."""
+        return np.array(
+            [
+                (upper._points(index, widths, counts) - lower._points(index, widths, counts))
+                / (2 * _STEP)
+                for lower, upper in self._neighbours
+            ]
+        )
 
     @cached_property
     def _neighbours(self) -> list[tuple[StageLaw, StageLaw]]:
@@ -320,7 +414,7 @@ class StageLaw:
     def _with_values(self, values: Floats) -> StageLaw:
         return replace(self, law=replace(self.law, values=values))
 
-    def _log_factor(self, shares: Sequence[float]) -> float:
+    def _log_factor(self, shares: Sequence[Numbers]) -> Numbers:
         """Return ln F of a stage whose blocks have these shares of the further recipes."""
         own = self.law.coefficients.get((self.training or self.recipe).factor_name, 0.0)
         others = (
@@ -376,7 +470,7 @@ class StageLaw:
     @cached_property
     def _none(self) -> tuple[int, ...]:
         """Return the `counts` of nothing."""
-        return (0, 0, 0, *(0 for _ in self.activations[1:]))
+        return (0, 0, 0, 0, *(0 for _ in self.activations[1:]))
 
     def recipe_marks(self, stage: Stage) -> frozenset[str]:
         """Return the activations of a stage's blocks, which identify their recipes.
@@ -403,34 +497,18 @@ class StageLaw:
     @cached_property
     def _ranges(self) -> list[list[tuple[str, float, float]]]:
         """Return per stage the name, minimum and maximum of each figure of published members."""
-        ranges = []
-        for seen in self._published_stages:
-            figures = {
-                "width": [each[0] for each in seen],
-                "depth": [each[1] for each in seen],
-                # A stage without blocks has no expansion.
-                "mean expansion": [each[3] for each in seen if each[1]],
-            }
-            ranges.append([(name, min(each), max(each)) for name, each in figures.items() if each])
-        return ranges
+        return [figure_ranges(seen) for seen in self._published_stages]
 
     @cached_property
     def _width_ratios(self) -> list[tuple[float, float]]:
-        """Return the range of each stage's width over that of the stage before.
-
-        It is `WIDTH_RATIOS`, extended to the published members. The first stage's is not used.
-        """
-        ranges = [WIDTH_RATIOS]
-        for before, stage in pairwise(self._published_stages):
-            ratios = [after[0] / first[0] for first, after in zip(before, stage, strict=True)]
-            ranges.append((min([WIDTH_RATIOS[0], *ratios]), max([WIDTH_RATIOS[1], *ratios])))
-        return ranges
+        """Return the range of each stage's width over that of the stage before."""
+        return width_ratios(self._published_stages)
 
     def _entry_is_block(self, index: int) -> bool:
         return self.scored.stages[index].entries[0].counts_as_block
 
     @cached_property
-    def _published_stages(self) -> list[list[tuple[float, float, float, float]]]:
+    def _published_stages(self) -> list[list[PublishedStage]]:
         """Return the published members' figures of each stage.
 
         They are (width, blocks, attention blocks, mean expansion), one tuple per member.
@@ -445,28 +523,10 @@ class StageLaw:
                 stage = arch.stages[index]
                 sums = self.sums(index, stage)
                 blocks, attention, *_ = sums
-                expansion = _mean_expansion(sums)
+                expansion = float(self._blocks(index, np.array([sums]).T)[1][0])
                 seen.append((float(stage.width), float(blocks), float(attention), expansion))
             stages.append(seen)
         return stages
-
-
-def octaves(value: float, low: float, high: float) -> float:
-    """Return by how many factors of two `value` lies outside of low to high; 0 inside."""
-    return max(math.log2(low / value), math.log2(value / high), 0.0)
-
-
-def _mean_expansion(counts: tuple[int, ...]) -> float:
-    """Return the mean expansion of the blocks with these sums of `StageLaw.counts`.
-
-    Without blocks it is the expansion at which the law's factor is 1.
-    """
-    blocks, _, quarters, *_ = counts
-    return quarters / STEPS_PER_EXPANSION / blocks if blocks else EXPANSION
-
-
-def _range(low: float, high: float) -> str:
-    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def _expansion(block: BlockSpec) -> float:

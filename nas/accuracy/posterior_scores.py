@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nas.accuracy.law import Floats
+from nas.accuracy.law import Floats, Ints
 from nas.accuracy.law_scores import LawScores
 from nas.accuracy.recorded import RecordedScores
 from nas.accuracy.scores import Accuracy, Scores
@@ -92,6 +92,9 @@ class PosteriorScores(Scores):
         self.law.check(space)
         self.rows.check(space)
 
+    def covered(self, space: Space) -> Space:
+        return self.rows.covered(space)
+
     def cost(self, arch: Architecture) -> float:
         # By parts for published members too: their published numbers are of another training and
         # other images than the measurements. So these scores have no exceptions.
@@ -157,6 +160,9 @@ class PosteriorScores(Scores):
 
     def stage_cost(self, index: int, width: int, counts: tuple[int, ...]) -> float:
         return self.law.stage_cost(index, width, counts)
+
+    def stage_costs(self, index: int, widths: Ints, counts: Ints) -> Floats:
+        return self.law.stage_costs(index, widths, counts)
 
     def save(self, folder: str | Path) -> None:
         from nas.accuracy.posterior_file import write_posterior

@@ -92,7 +92,7 @@ def read_scores(path: Path, check_weights: bool = True) -> RecordedScores:
     measured_with = MeasuredWith(**data.measured_with.model_dump()) if data.measured_with else None
     if check_weights and measured_with is not None:
         check_current(file, measured_with)
-    known = set(wanted_keys(scored))
+    known = set(wanted_keys(scored, every=True))
     rows: dict[tuple[str, str, str], Score] = {}
     lines: dict[tuple[str, str, str], int] = {}
     for line, record in _records(path):

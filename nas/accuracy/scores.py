@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec
 from nas.display import frame, html_table, shortened
 from nas.files import text_sha256
@@ -163,6 +166,13 @@ class Scores(abc.ABC):
         The input size and the number of classes may differ, and a head may be for another task.
         """
 
+    def covered(self, space: Space) -> Space:
+        """Return the part of `space` whose choices these scores know, after `check`.
+
+        A search keeps to it: a choice that was never scored may not count as free.
+        """
+        return space
+
     @abc.abstractmethod
     def save(self, folder: str | Path) -> None:
         """Write the scores into `folder`, where `load_scores` finds them."""
@@ -260,3 +270,18 @@ class Scores(abc.ABC):
             counts: sums of `counts` over its positions.
         """
         return 0.0
+
+    def stage_costs(
+        self, index: int, widths: NDArray[np.int64], counts: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Return `stage_cost` of many stages at once, (stages,).
+
+        Args:
+            index: of the stages, counted from 0.
+            widths: (stages,), in channels.
+            counts: (counts, stages), sums of `counts`.
+        """
+        # Many stages share a width and sums, so each distinct column is priced once.
+        table, inverse = np.unique(np.vstack([widths, counts]), axis=1, return_inverse=True)
+        costs = [self.stage_cost(index, width, tuple(sums)) for width, *sums in table.T.tolist()]
+        return np.array(costs)[inverse.ravel()]

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from nas.accuracy.hidden_widths import expansions, family, scored_candidates
 from nas.blocks import BlockSpec
 from nas.space import Architecture, Space
 from nas.space.candidates import ROLES, Role
@@ -126,11 +127,40 @@ def reference(space: Space, stage: int, position: int, role: Role) -> BlockSpec:
     )
 
 
-def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
+def scored_blocks(space: Space, stage: int, position: int, role: Role) -> list[BlockSpec]:
+    """Return the candidates of a role whose exchange is evaluated at a position.
+
+    Candidates that differ in their expansion alone are evaluated at the ends only
+    (`nas.accuracy.hidden_widths`). Where the largest member has a global block, its hidden widths
+    stand for those of the local blocks there.
+
+    Args:
+        space: of the scores.
+        stage: counted from 0.
+        position: in the stage, counted from 0.
+        role: local or global.
+    """
+    choice = space.stages[stage]
+    width = choice.widths[-1]
+    free = reference(space, stage, position, role)
+    block = space.largest().stages[stage].blocks[position]
+    lent = None
+    own = choice.kind(block)
+    if own != role and own != "identity":
+        others = space.candidates(stage, own, width)
+        lent = expansions([each for each in others if family(each) == family(block)])
+    return scored_candidates(space.candidates(stage, role, width), free, lent)
+
+
+def wanted_keys(space: Space, every: bool = False) -> Iterator[tuple[str, str, str]]:
     """Yield the keys of the rows that scores of a space must have.
 
     Each stage must have a row of its smallest width, and each position one of every candidate that
-    fits the largest width.
+    fits the largest width, but for expansions that are interpolated (`scored_blocks`).
+
+    Args:
+        space: of the scores.
+        every: yield also the keys of rows that scores may have: of all expansions.
     """
     largest = space.largest()
     for index, stage in enumerate(space.stages):
@@ -142,7 +172,12 @@ def wanted_keys(space: Space) -> Iterator[tuple[str, str, str]]:
             if stage.global_:
                 yield "localise", place, ""
             for role in ROLES:
-                for block in space.candidates(index, role, stage.widths[-1]):
+                candidates = space.candidates(index, role, stage.widths[-1])
+                if len(candidates) < 2:
+                    continue
+                if not every:
+                    candidates = tuple(scored_blocks(space, index, position, role))
+                for block in candidates:
                     if block != reference(space, index, position, role):
                         yield "exchange", place, choice_text(block)
         for entry in stage.entries:
@@ -183,7 +218,7 @@ class Variant:
     base: Key = LARGEST
 
 
-def variants(space: Space, widths: int | None = None) -> list[Variant]:
+def variants(space: Space, widths: int | None = None, every: bool = False) -> list[Variant]:
     """Return the largest member, and members that are one move away from it or from another variant.
 
     Global blocks may become local only from the first one on. So each of these variants has one
@@ -193,14 +228,16 @@ def variants(space: Space, widths: int | None = None) -> list[Variant]:
     Args:
         space: of the supernet.
         widths: maximum number of a stage's widths, evenly spaced with both ends; None for all.
+        every: return also the variants of all expansions, which older versions evaluated.
     """
     largest = space.largest()
-    every = [Variant(LARGEST, largest)]
+    wanted = set(wanted_keys(space, every))
+    found = [Variant(LARGEST, largest)]
     for index, stage in enumerate(space.stages):
         if stage.depths[0] < stage.depths[1]:
             for position in range(stage.depths[1]):
                 place = Place.block(index, position)
-                every.append(
+                found.append(
                     Variant(("drop", str(place), ""), Drop(index, position).apply(largest))
                 )
         # The largest width costs 0 by definition and has no variant.
@@ -208,9 +245,10 @@ def variants(space: Space, widths: int | None = None) -> list[Variant]:
         chosen = np.unique(np.linspace(0, len(stage.widths) - 1, count).round().astype(int))
         for width in (stage.widths[i] for i in reversed(chosen) if i < len(stage.widths) - 1):
             key = ("narrow", str(Place.whole(index)), str(width))
-            every.append(Variant(key, narrow(space, largest, index, width).apply(largest)))
-    every += [_exchanged(move, largest, LARGEST) for move in exchanges(space, largest)]
-    return every + list(_localised(space))
+            found.append(Variant(key, narrow(space, largest, index, width).apply(largest)))
+    found += [_exchanged(move, largest, LARGEST) for move in exchanges(space, largest)]
+    found += _localised(space)
+    return [each for each in found if each.key[0] != "exchange" or each.key in wanted]
 
 
 def _localised(space: Space) -> Iterator[Variant]:

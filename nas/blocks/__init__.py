@@ -13,9 +13,9 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, create_model
 
 from nas.blocks.common.spec import (
     ConvEmbedding,
@@ -42,6 +42,7 @@ from nas.blocks.spec import (
     BlockSpec,
     EntrySpec,
     Examples,
+    Expansion,
     HeadSpec,
     Layer,
     Layout,
@@ -194,6 +195,15 @@ def _brought(kind: str) -> type[BlockSpec]:
     return spec
 
 
+def _whole(value: float) -> float:
+    """Return a number, as an int where it is whole: 4 and 4.0 are one expansion, written as 4."""
+    return int(value) if value.is_integer() else value
+
+
+_HINTS = {Expansion: Annotated[float, AfterValidator(_whole)]}
+"""What is validated instead of a type hint. Of `int | float` a mistake would name `int` alone."""
+
+
 @cache
 def _model(cls: type[BlockSpec], partial: bool = False) -> type[BaseModel]:
     """Return a pydantic model of the spec's fields, which checks names and types.
@@ -203,7 +213,10 @@ def _model(cls: type[BlockSpec], partial: bool = False) -> type[BaseModel]:
     hints = typing.get_type_hints(cls)
     missing = None if partial else ...
     columns: dict[str, Any] = {
-        field.name: (hints[field.name], missing if field.default is MISSING else field.default)
+        field.name: (
+            _HINTS.get(hints[field.name], hints[field.name]),
+            missing if field.default is MISSING else field.default,
+        )
         for field in fields(cls)
     }
     return create_model(cls.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)

@@ -7,6 +7,7 @@ the features that latency models are fitted to (`nas.latency`) all follow from t
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
@@ -204,6 +205,9 @@ def softmax_attention(
 
 Activation = Literal["relu", "gelu", "gelu_tanh", "hardswish", "silu"]
 ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+Expansion = int | float
+"""Hidden width of a block over its channels; a whole one stays an int, so that it reads as one."""
+LEAST_EXPANSION = 0.25
 Mixer = Literal["convolution", "pool", "attention", "none"]
 Examples = tuple[tuple[str, str], ...]
 """Small blocks as (hyperparameters, input shape), both as in a row of a latency table."""
@@ -383,10 +387,29 @@ def eights(channels: float) -> int:
     return max(8, int(channels + 4) // 8 * 8)
 
 
+def hidden_width(expansion: float, channels: int) -> int:
+    """Return the hidden channels of a block: exact for a whole expansion, else a multiple of 8.
+
+    Kernels of phones compute channels in blocks of 8, so a fraction of a block would take as long
+    as a whole one.
+    """
+    return (
+        int(expansion) * channels if expansion == int(expansion) else eights(expansion * channels)
+    )
+
+
 def require(condition: bool, reason: str) -> None:
     """Raise ValueError with `reason` unless `condition` holds."""
     if not condition:
         raise ValueError(reason)
+
+
+def require_expansion(expansion: float) -> None:
+    """Raise ValueError unless a hidden width can be `expansion` times the channels."""
+    require(
+        LEAST_EXPANSION <= expansion < math.inf,
+        f"expansion {expansion:g} must be at least {LEAST_EXPANSION:g}, and finite",
+    )
 
 
 def require_activation(activation: str) -> None:

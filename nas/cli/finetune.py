@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nas.data import Splits
     from nas.finetune.run import Finetuned
     from nas.runs.resolve import Subject
+    from nas.space import Architecture
 
 
 def finetune(options: FinetuneOptions) -> None:
@@ -34,9 +35,8 @@ def finetune(options: FinetuneOptions) -> None:
         _finish(options.run, subject, finetuned)
 
 
-def _tell(subject: Subject, data: Splits, folder: Path) -> None:
+def _tell(arch: Architecture, data: Splits, folder: Path) -> None:
     """Print the network, the data and the output folder before the training starts."""
-    arch = subject.architecture
     say(
         f"network  {arch.name or 'without a name'}: {arch.params / 1e6:.2f} M parameters,"
         f" {arch.macs / 1e9:.3f} G MACs"

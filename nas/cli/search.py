@@ -70,9 +70,9 @@ def _pose(options: SearchOptions, engine: str) -> _Question:
 
     # Scoring by alpha is the paper's own slimming, which also uses the paper's candidates.
     paper = options.score_by == search_output.ALPHA or options.candidates == "paper"
-    whole = load_space(options.space)
-    tables = [load_table(name) for name in options.device]
     trained = _supernet_folder(options.supernet) if options.supernet else None
+    whole = load_space(options.space or _space_of(trained))
+    tables = [load_table(name) for name in options.device]
     # Weights are inherited at the end of the search. Missing packages are reported now, before the
     # work.
     if trained:
@@ -291,6 +291,16 @@ def _supernet_folder(supernet: str) -> str:
             " the same nas train again"
         )
     return str(folder)
+
+
+def _space_of(trained: str | None) -> str:
+    """Return the file of a supernet's space, for a search that names no space itself."""
+    if trained is None:
+        raise InputError(
+            "--space: is missing (expected the name or the file of a space). Fix: name one of `nas"
+            " spaces`, or give a training to --supernet"
+        )
+    return str(Path(trained) / "space.yaml")
 
 
 def _at(space: Space, trained: RecordedScores | None, asked: Sizes) -> Space:

@@ -221,6 +221,16 @@ _REASONS = 2
 def tell_problem(problem: Problem) -> None:
     """Print the target and, for slimming, the header of its table of steps."""
     say(f"target    {target(problem)}")
+    if problem.unscored:
+        say(
+            "scores    know a part of the choices, and the search keeps to it; left out are choices of"
+            f" {'; '.join(problem.unscored)}"
+        )
+    if problem.unpriced:
+        say(
+            "latency   the table lacks rows of some expansions, and the search does without them; left"
+            f" out are choices of {'; '.join(problem.unpriced)}; nas profile measures them"
+        )
     if problem.engine == "slimming":
         say("\n" + row_text(_STEPS, [column.title for column in _STEPS]))
 

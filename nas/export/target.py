@@ -89,11 +89,10 @@ class Model:
     @classmethod
     def load(cls, folder: Path) -> Model:
         """Return the model that `save` wrote into a folder."""
-        from safetensors import safe_open
+        from nas.weights.files import read_safetensors
 
         about = json.loads((folder / "about.json").read_text())
-        with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        state, _ = read_safetensors(folder / WEIGHTS_FILE)
         images = folder / "calibration.npy"
         return cls(
             load_architecture(folder / ARCHITECTURE_FILE),
@@ -109,14 +108,14 @@ def save_state(
     path: Path, state: dict[str, Tensor], architecture: Architecture, classes: tuple[str, ...]
 ) -> None:
     """Write weights to a safetensors file that every command of this project reads."""
-    from safetensors.torch import save_file
+    from nas.weights.files import save_tensors
 
     header = {
         "format": WEIGHTS_FORMAT,
         "architecture": architecture.name,
         **TrainedOn(classes).header(),
     }
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, header)
+    save_tensors(path, state, header)
 
 
 DENSE = ("scores", "labels")

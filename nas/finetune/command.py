@@ -17,6 +17,7 @@ from nas.finetune.run import finetune as train_network
 from nas.option_values import applies, make, words
 from nas.runs.resolve import Subject, find_subject
 from nas.runs.schema import FINETUNE_FILE
+from nas.space import Architecture
 from nas.space.sizes import Sizes
 from nas.tasks import TASKS, task_of
 from nas.training.distributed import leave, processes
@@ -55,14 +56,15 @@ def finetune(
 
 def perform(
     options: FinetuneOptions,
-    on_start: Callable[[Subject, Splits, Path], None] = lambda subject, data, folder: None,
+    on_start: Callable[[Architecture, Splits, Path], None] = lambda arch, data, folder: None,
     on_step: Callable[[Progress], None] = lambda row: None,
 ) -> tuple[Subject, Finetuned, bool]:
     """Fine-tune as the options of `nas finetune` say.
 
     Args:
         options: of the command.
-        on_start: called with the network, the images and the folder before the first step.
+        on_start: called with the network that is trained, the images and the folder before the
+            first step.
         on_step: called now and then while training.
 
     Returns:
@@ -98,7 +100,12 @@ def perform(
     if task is not own or options.sizes.head:
         classes = len(splits.train.classes)
         head = task.head(subject.architecture.head, classes, **options.sizes.head)
-    on_start(subject, splits, folder)
+    trained = subject.architecture
+    if head is not None:
+        trained = replace(trained, head=head)
+    elif options.new_head:
+        trained = trained.at(classes=len(splits.train.classes))
+    on_start(trained, splits, folder)
     finetuned = train_network(
         subject,
         splits,

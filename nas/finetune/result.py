@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from safetensors.torch import save_file
 from torch import nn
 
 from nas.data import ImageData, Splits
@@ -32,6 +31,7 @@ from nas.training.batches import steps_an_epoch
 from nas.training.distributed import ALONE, Processes
 from nas.training.evaluate import Accuracy, accuracy_of, calibrate, memory_ran_out
 from nas.training.state import load_best
+from nas.weights.files import save_tensors
 
 
 def evaluate_and_write(
@@ -212,10 +212,6 @@ def finish(
     """Add the outcome to the description, then write the weights."""
     # The weights come last: where they exist the description is complete.
     write_yaml(folder.description, {**YamlFile(folder.description).data, **outcome})
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    whole = {"format": WEIGHTS_FORMAT, "architecture": network.architecture.name, **header}
     with replacing(folder.weights) as temporary:
-        save_file(
-            tensors,
-            temporary,
-            {"format": WEIGHTS_FORMAT, "architecture": network.architecture.name, **header},
-        )
+        save_tensors(temporary, network.state_dict(), whole)

@@ -6,16 +6,22 @@ by latency.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isinf
 
 from nas import resources
-from nas.blocks import Operation
+from nas.accuracy.hidden_widths import family
+from nas.blocks import BlockSpec, Operation
 from nas.errors import InputError
 from nas.latency import LatencyTable
 from nas.latency.rows import UNSUPPORTED_FILE
 from nas.search.graph import Floats, Graph
 from nas.search.limits import Measure, latency
 from nas.space import Architecture, Space
+from nas.space.architecture import with_layout
+from nas.space.candidates import ROLES
+from nas.space.fit import misfit
+from nas.space.place import Place
 
 
 def fastest(
@@ -65,14 +71,55 @@ def latencies(graph: Graph, table: LatencyTable) -> list[Floats]:
     """
     # All missing rows are collected first, so that one message names them all.
     missing: dict[tuple[str, str, str], Operation] = {}
-    for arc in (arc for layer in graph.layers for arc in layer):
+    for arc in graph.by_operations[0]:
         for operation in arc.operations:
             for part in table.lacking(operation):
                 if part.key not in table.unsupported:
                     missing[part.key] = part
     if missing:
         raise table.missing_rows(tuple(missing.values()), _argument(graph.space))
-    return graph.weigh(latency(table).of)
+    return graph.weigh(latency(table).of, shared=True)
+
+
+def priced_part(space: Space, table: LatencyTable) -> Space:
+    """Return the part of a space without the expansions that a table has no rows of.
+
+    A table may be older than some expansions of its space. A candidate is left out where a row is
+    missing at some width of its stage, and another candidate with another expansion has all of
+    its rows. Of any other candidate the rows must be measured.
+    """
+    stages = []
+    for index, stage in enumerate(space.stages):
+        if stage.fixed is not None:
+            stages.append(stage)
+            continue
+        kept = {}
+        for role in ROLES:
+            candidates = stage.candidates(role)
+            known = [block for block in candidates if _has_rows(space, index, block, table)]
+            alike = {family(block) for block in known}
+            # Candidates without such another one stay, so that the error names their rows.
+            kept[role] = tuple(
+                block for block in candidates if block in known or family(block) not in alike
+            )
+        stages.append(replace(stage, local=kept["local"], global_=kept["global"]))
+    return space.restricted(stages)
+
+
+def _has_rows(space: Space, index: int, block: BlockSpec, table: LatencyTable) -> bool:
+    """Return whether a table has the rows of a block at all widths of its stage."""
+    shapes = [space.shape(index, width) for width in space.stages[index].widths]
+    operations = [
+        operation
+        for shape in shapes
+        if not misfit(block, shape)
+        for operation in with_layout(Place.block(index, 0), block, shape)
+    ]
+    return not any(
+        part.key not in table.unsupported
+        for operation in operations
+        for part in table.lacking(operation)
+    )
 
 
 def _argument(space: Space) -> str:

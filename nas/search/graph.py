@@ -13,6 +13,7 @@ import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,12 +30,18 @@ from nas.blocks import (
 )
 from nas.space import Architecture, Space, Stage
 from nas.space.architecture import with_layout
-from nas.space.candidates import ROLES
+from nas.space.candidates import ROLES, widened
 from nas.space.place import HEAD, STEM, Place
 
 Floats = NDArray[np.float64]
 Ends = tuple[NDArray[np.intp], NDArray[np.intp]]
 """The tail and the head node of every arc of a layer, (arcs,) each."""
+Choice = tuple[Any, ...]
+"""The attributes of an `Arc` behind its place, in their order."""
+
+
+Numbered = tuple[list["Arc"], list[NDArray[np.intp]]]
+"""Some arcs, and for each layer the number among these that stands for each arc, (arcs,)."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,9 @@ class Graph(Layered):
         self.layers: list[list[Arc]] = []
         """The arcs of each place, in network order; they lead to the nodes of the next layer."""
         self.nodes = 1
-        self._operations: dict[tuple[BlockSpec, Shape], tuple[Operation, ...]] = {}
+        self._operations: dict[tuple[int, Shape], tuple[Operation, ...]] = {}
+        # An identity stays that of its block as long as the block is kept.
+        self._blocks_kept: list[BlockSpec] = []
         # The largest number of last stages whose maps some head takes.
         self._levels = max((h.levels for h in space.heads if h.layout == "pyramid"), default=0)
         states = {State(Shape(3, *space.resolution), like=tuple(range(len(exceptions)))): 0}
@@ -178,9 +187,27 @@ class Graph(Layered):
                 states = self._layer(states, Place.block(index, position), self._blocks)
         self._layer(states, HEAD, self._heads)
 
-    def weigh(self, weight: Callable[[Arc], float]) -> list[Floats]:
-        """Return the weights of all arcs, one array per layer."""
-        return [np.array([weight(arc) for arc in layer], dtype=np.float64) for layer in self.layers]
+    def weigh(self, weight: Callable[[Arc], float], shared: bool = False) -> list[Floats]:
+        """Return the weights of all arcs, one array per layer.
+
+        Args:
+            weight: of an arc.
+            shared: whether arcs of the same operations have the same weight, so that one of them is
+                weighed. A large space has twenty arcs for each operation.
+        """
+        if not shared:
+            return [
+                np.array([weight(arc) for arc in layer], dtype=np.float64) for layer in self.layers
+            ]
+        arcs, numbers = self.by_operations
+        weights = np.array([weight(arc) for arc in arcs], dtype=np.float64)
+        return [weights[layer] for layer in numbers]
+
+    @cached_property
+    def by_operations(self) -> Numbered:
+        """Return one arc of each sequence of operations, and the number of each arc's (`numbered`)."""
+        # By identity: `_operations_of` returns one tuple for all arcs of a block and a shape.
+        return numbered(self.layers, lambda arc: id(arc.operations))
 
     def member(self, path: Sequence[int], name: str = "") -> Architecture:
         """Return the architecture of a path, with identity at dropped positions."""
@@ -214,54 +241,64 @@ class Graph(Layered):
         self,
         states: dict[State, int],
         place: Place,
-        options: Callable[[Place, State], Iterator[tuple[Arc, State]]],
+        options: Callable[[Place, State], Iterator[tuple[Choice, State]]],
     ) -> dict[State, int]:
         """Add the layer of a place, and return its new nodes by their states.
 
         Args:
             states: the nodes of the layer before, by their states.
             place: of the choice.
-            options: yields for a state each arc, without its nodes, and the state behind it.
+            options: yields for a state each choice and the state behind it.
         """
         after: dict[State, int] = {}
         arcs = []
         for state, tail in states.items():
-            for arc, follows in options(place, state):
-                if follows not in after:
-                    after[follows] = self.nodes
-                    self.nodes += 1
-                arcs.append(replace(arc, tail=tail, head=after[follows]))
+            last: State | None = None
+            head = 0
+            for choice, follows in options(place, state):
+                # Candidates that differ in their hidden width alone share the state behind them,
+                # and to compare objects takes a tenth of the time of a look-up by their values.
+                if follows is not last:
+                    if follows not in after:
+                        after[follows] = self.nodes
+                        self.nodes += 1
+                    head = after[follows]
+                    last = follows
+                arcs.append(Arc(tail, head, place, *choice))
         self.layers.append(arcs)
         return after
 
-    def _stems(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+    def _stems(self, place: Place, state: State) -> Iterator[tuple[Choice, State]]:
         for stem in self.space.stems:
-            arc = self._arc(place, stem, state)
+            operations = self._operations_of(place, stem, state.shape)
             like = tuple(number for number in state.like if self._exceptions[number].stem == stem)
-            yield arc, State(arc.operations[-1].output, like=like)
+            choice = (stem, state.shape.channels, operations, _elements(state.maps))
+            yield choice, State(operations[-1].output, like=like)
 
-    def _entries(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+    def _entries(self, place: Place, state: State) -> Iterator[tuple[Choice, State]]:
         index = place.stage or 0
         stage = self.space.stages[index]
         space = self.space
         attentive = state.attentive and space.placement == "network_suffix"
         for width in stage.widths:
             for entry in stage.entries:
-                arc = self._arc(place, replace(entry, width=width), state)
-                shape = arc.operations[-1].output
+                block = widened(entry, width)
+                operations = self._operations_of(place, block, state.shape)
+                shape = operations[-1].output
                 # A stage's positions keep its shape, so its map is known at its entry. Maps that no
                 # head can take would only split nodes.
                 tapped = index >= len(space.stages) - self._levels
                 maps = (*state.maps, replace(shape, layout="map")) if tapped else ()
                 like = tuple(
-                    n for n in state.like if self._exceptions[n].stages[index].entry == arc.block
+                    n for n in state.like if self._exceptions[n].stages[index].entry == block
                 )
                 # A new stage owes its minimum depth, and has taken no block yet.
                 # (A frozen one has what it has, however few blocks that is.)
                 owed = 0 if stage.fixed else stage.depths[0]
-                yield arc, State(shape, attentive, owed, maps, like)
+                choice = (block, state.shape.channels, operations, _elements(state.maps))
+                yield choice, State(shape, attentive, owed, maps, like)
 
-    def _blocks(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+    def _blocks(self, place: Place, state: State) -> Iterator[tuple[Choice, State]]:
         index = place.stage or 0
         position = place.position or 0
         last = self.space.stages[index].depths[1] - 1
@@ -270,24 +307,34 @@ class Graph(Layered):
         def follows(state: State) -> State:
             return self._at_end(state, index) if position == last else state
 
+        # At a position the last of the maps is the stage's own stream, which its operations count.
+        held = _elements(state.maps[:-1])
+        width = state.shape.channels
+        # States behind a block, by all that tells them apart.
+        behind: dict[tuple[str, str, tuple[int, ...]], State] = {}
         for role, block in self._choices(index, position, state):
             if isinstance(block, Identity):
-                yield Arc(0, 0, place, block, state.shape.channels), follows(state)
-            else:
-                arc = self._arc(place, block, state)
-                like = tuple(
-                    n for n in state.like if self._next_block(n, index, state.taken) == block
+                yield (block, width), follows(state)
+                continue
+            operations = self._operations_of(place, block, state.shape)
+            output = operations[-1].output
+            # Empty for most states, where no exception has to be compared.
+            like = tuple(n for n in state.like if self._next_block(n, index, state.taken) == block)
+            # A block keeps the stage's channels and grid.
+            key = role, output.layout, like
+            if key not in behind:
+                behind[key] = follows(
+                    State(
+                        output,
+                        attentive=role == "global" or state.attentive,
+                        owed=max(0, state.owed - 1),
+                        maps=state.maps,
+                        like=like,
+                        # Counted only for exceptions: otherwise it would split nodes for no reason.
+                        taken=state.taken + 1 if like else 0,
+                    )
                 )
-                after = State(
-                    arc.operations[-1].output,
-                    attentive=role == "global" or state.attentive,
-                    owed=max(0, state.owed - 1),
-                    maps=state.maps,
-                    like=like,
-                    # Counted only for exceptions: otherwise it would split nodes for no reason.
-                    taken=state.taken + 1 if like else 0,
-                )
-                yield arc, follows(after)
+            yield (block, width, operations, held), behind[key]
 
     def _choices(self, index: int, position: int, state: State) -> Iterator[tuple[str, BlockSpec]]:
         """Yield the blocks that may stand at a position, each with its role."""
@@ -319,13 +366,15 @@ class Graph(Layered):
         like = tuple(n for n in state.like if self._next_block(n, index, state.taken) is None)
         return replace(state, attentive=attentive, like=like, taken=0)
 
-    def _heads(self, place: Place, state: State) -> Iterator[tuple[Arc, State]]:
+    def _heads(self, place: Place, state: State) -> Iterator[tuple[Choice, State]]:
         # All paths end in one node, so the shape of its state is any one.
         end = State(Shape(1, 1, 1))
         for head in self.space.heads:
             exception = any(same_head(self._exceptions[number].head, head) for number in state.like)
             if head.layout != "pyramid":
-                yield replace(self._arc(place, head, state), exception=exception), end
+                operations = self._operations_of(place, head, state.shape)
+                width = state.shape.channels
+                yield (head, width, operations, _elements(state.maps), exception), end
                 continue
             # A head of several levels takes maps, so tokens of the last stage are unflattened.
             last = (
@@ -335,17 +384,32 @@ class Graph(Layered):
             )
             operation = Operation(str(place), head, pyramid(state.maps[-head.levels :]))
             operations = (*last, operation)
-            yield Arc(0, 0, place, head, 0, operations, _elements(state.maps[:-1]), exception), end
+            yield (head, 0, operations, _elements(state.maps[:-1]), exception), end
 
-    def _arc(self, place: Place, block: BlockSpec, state: State) -> Arc:
-        known = self._operations.get((block, state.shape))
+    def _operations_of(self, place: Place, block: BlockSpec, shape: Shape) -> tuple[Operation, ...]:
+        # By the identity of the block, which the space keeps, as a hash of all of its
+        # hyperparameters takes longer than all else here.
+        key = id(block), shape
+        known = self._operations.get(key)
         if known is None:
-            known = self._operations[block, state.shape] = tuple(
-                with_layout(place, block, state.shape)
-            )
-        # At a position the last of the maps is the stage's own stream, which its operations count.
-        waiting = state.maps if place.position is None else state.maps[:-1]
-        return Arc(0, 0, place, block, state.shape.channels, known, _elements(waiting))
+            self._blocks_kept.append(block)
+            known = self._operations[key] = tuple(with_layout(place, block, shape))
+        return known
+
+
+def numbered(layers: Sequence[Sequence[Arc]], key: Callable[[Arc], int]) -> Numbered:
+    """Return one arc of each key, and for each layer the number of each arc's key among these."""
+    numbers: dict[int, int] = {}
+    arcs: list[Arc] = []
+    each_layer = []
+    for layer in layers:
+        keys = [key(arc) for arc in layer]
+        for arc, each in zip(layer, keys, strict=True):
+            if each not in numbers:
+                numbers[each] = len(arcs)
+                arcs.append(arc)
+        each_layer.append(np.array([numbers[each] for each in keys], dtype=np.intp))
+    return arcs, each_layer
 
 
 def _elements(maps: Sequence[Shape]) -> int:

@@ -28,7 +28,11 @@ class SearchOptions(Options):
 
     settled: ClassVar[tuple[str, ...]] = ("engine",)
 
-    space: str = option(help="Space by name (see `nas spaces`), or its YAML file.")
+    space: str | None = option(
+        None,
+        help="Space by name (see `nas spaces`), or its YAML file. Required without --supernet.",
+        shown="that of the supernet",
+    )
     device: tuple[str, ...] = option(
         help=(
             "Device by name (see `nas devices`), or the folder of its table. Give it again for"

@@ -246,6 +246,8 @@ class Problem:
         min_accuracy: the accuracy that was asked for, in percent. `max_drop` follows from it.
         frozen: parts of the network that are not searched, as they were named.
         start: the member that frozen parts are of, at the size of the space; None without any.
+        unscored, unpriced: choices of the space that the scores do not know, and that the table has
+            no rows of, in words. `space` is without them.
         graph: of the space.
     """
 
@@ -267,6 +269,8 @@ class Problem:
     min_accuracy: float | None = None
     frozen: tuple[str, ...] = ()
     start: Architecture | None = None
+    unscored: tuple[str, ...] = ()
+    unpriced: tuple[str, ...] = ()
     graph: Graph = field(kw_only=True, repr=False, compare=False)
 
     @cached_property

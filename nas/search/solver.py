@@ -14,10 +14,10 @@ from nas.accuracy import Scores
 from nas.accuracy.evaluations import Evaluations
 from nas.blocks import HeadSpec
 from nas.errors import InputError, check_name, check_type, nearest
-from nas.latency import LatencyTable
+from nas.latency import LatencyTable, MissingRows
 from nas.search.engines import AUTO, ENGINES, EVALUATING
 from nas.search.engines.optuna.storage import StudySettings
-from nas.search.fastest import fastest, least
+from nas.search.fastest import fastest, least, priced_part
 from nas.search.graph import Graph, same_head
 from nas.search.limits import Limit, further_limits, rounded
 from nas.search.problem import Candidates, Found, Objective, OutOfReach, Problem, Step
@@ -138,59 +138,28 @@ def pose(
     check_type("space", space, Space, "nas.load_space")
     check_type("table", table, LatencyTable, "nas.load_table")
     check_type("scores", scores, Scores, "nas.load_scores")
-    known: tuple[tuple[str, str, Collection[str]], ...] = (
-        ("engine", engine, (AUTO, *ENGINES)),
-        ("candidates", candidates, get_args(Candidates)),
-        ("objective", objective, get_args(Objective)),
-    )
-    for what, given, names in known:
-        if given not in names:
-            check_name(what, given, f"one of {', '.join(names)}")
-            raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
     numbers = {"latency target": latency_ms, "min_accuracy": min_accuracy, "max_drop": max_drop}
-    for what, number in {**numbers, **(limits or {})}.items():
+    for what, number in {**numbers, **(limits or {}), "evaluate_best": evaluate_best}.items():
         _check_number(what, number)
-    engine = _chosen(engine, candidates, objective, evaluations)
-    if objective == "mes" and engine != "slimming":
-        raise InputError(
-            f"objective 'mes' is one of slimming; engine '{engine}' minimises the cost within the"
-            " limits"
-        )
-    if evaluations is not None and engine not in EVALUATING:
-        raise InputError(
-            f"members are evaluated by the engines {' and '.join(EVALUATING)}, not by '{engine}'"
-        )
-    _check_number("evaluate_best", evaluate_best)
-    if evaluate_best < 1:
-        raise InputError(
-            f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated"
-        )
+    engine = _checked_engine(engine, candidates, objective, evaluations, evaluate_best)
     # Once for the whole search: a table that was not `calibrated` looks its space up at every
     # prediction.
     table = table.calibrated(space.name, space.resolution)
     scores.check(space)
+    scored = scores.covered(space)
+    unscored = _left_out(space, scored)
     known_heads = scores.scored.heads
-    scores = scores.at(space)
+    scores = scores.at(scored)
     drop = _most_drop(scores, engine, min_accuracy, max_drop)
     # The scores are those of the whole space: costs count from its largest member, frozen or not.
-    space, start = _frozen(space, freeze, start)
-    _check_heads(space, known_heads)
-    # One graph for the checks below and for the engine: a large space takes a while to be laid out.
-    graph = Graph(space, tuple(scores.cautious().exceptions()))
+    searched, start = _frozen(scored, freeze, start)
+    _check_heads(searched, known_heads)
+    graph, least_ms, quickest = _laid_out(searched, table, scores)
     further = further_limits(limits or {}, table)
-    # Each limit is checked alone: here latency, below the others. Whether all can be kept together
-    # is for the engine to find out.
-    least_ms, quickest = fastest(space, table, graph)
-    if latency_ms is None and (further or drop is not None):
-        target_ms = math.inf
-        reason = "none, where something else is limited"
-    elif latency_ms is None:
-        target_ms, reason = _default_target(space, table, start)
-    else:
-        target_ms = latency_ms
-        reason = "as given"
-    if target_ms <= 0 or (latency_ms is not None and not math.isfinite(target_ms)):
-        raise InputError(f"latency target {target_ms} ms: expected a positive number")
+    target_ms, reason = _target(
+        latency_ms, graph.space, table, start, limited=bool(further) or drop is not None
+    )
+    # Each limit is checked alone. Whether all can be kept together is for the engine to find out.
     if target_ms < least_ms:
         raise OutOfReach(
             f"latency target {target_ms:g} ms cannot be reached: the fastest member of space "
@@ -199,7 +168,7 @@ def pose(
         )
     _check_reach(graph, further)
     return Problem(
-        space,
+        graph.space,
         table,
         scores,
         target_ms,
@@ -217,7 +186,116 @@ def pose(
         min_accuracy,
         tuple(dict.fromkeys(freeze)),
         start,
+        unscored=unscored,
+        unpriced=_left_out(searched, graph.space),
         graph=graph,
+    )
+
+
+def _checked_engine(
+    engine: str,
+    candidates: Candidates,
+    objective: Objective,
+    evaluations: Evaluations | None,
+    evaluate_best: int,
+) -> str:
+    """Return the engine, or that which "auto" stands for.
+
+    Raises:
+        InputError: for unknown names, and options that the engine does not have.
+    """
+    known: tuple[tuple[str, str, Collection[str]], ...] = (
+        ("engine", engine, (AUTO, *ENGINES)),
+        ("candidates", candidates, get_args(Candidates)),
+        ("objective", objective, get_args(Objective)),
+    )
+    for what, given, names in known:
+        if given not in names:
+            check_name(what, given, f"one of {', '.join(names)}")
+            raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
+    engine = _chosen(engine, candidates, objective, evaluations)
+    if objective == "mes" and engine != "slimming":
+        raise InputError(
+            f"objective 'mes' is one of slimming; engine '{engine}' minimises the cost within the"
+            " limits"
+        )
+    if evaluations is not None and engine not in EVALUATING:
+        raise InputError(
+            f"members are evaluated by the engines {' and '.join(EVALUATING)}, not by '{engine}'"
+        )
+    if evaluate_best < 1:
+        raise InputError(
+            f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated"
+        )
+    return engine
+
+
+def _laid_out(
+    space: Space, table: LatencyTable, scores: Scores
+) -> tuple[Graph, float, Architecture]:
+    """Return the graph of what the table prices of a space, and its fastest member with its ms.
+
+    The graph serves the checks and the engine: a large space takes a while to be laid out.
+
+    Raises:
+        MissingRows: a place has no choice with all its rows.
+    """
+    exceptions = tuple(scores.cautious().exceptions())
+    graph = Graph(space, exceptions)
+    try:
+        return graph, *fastest(space, table, graph)
+    except MissingRows:
+        part = priced_part(space, table)
+        if part is space:
+            raise
+    graph = Graph(part, exceptions)
+    return graph, *fastest(part, table, graph)
+
+
+def _target(
+    latency_ms: float | None,
+    space: Space,
+    table: LatencyTable,
+    start: Architecture | None,
+    limited: bool,
+) -> tuple[float, str]:
+    """Return the maximum latency in ms, and its reason in words.
+
+    Args:
+        latency_ms: as given, or None.
+        space: to search.
+        table: predicts the latency that is the default.
+        start: the member whose parts are frozen, if any.
+        limited: whether something else is limited; then nothing limits the latency by default.
+
+    Raises:
+        InputError: `latency_ms` is not a positive number.
+    """
+    if latency_ms is None and limited:
+        return math.inf, "none, where something else is limited"
+    ms, reason = (
+        _default_target(space, table, start) if latency_ms is None else (latency_ms, "as given")
+    )
+    if ms <= 0 or (latency_ms is not None and not math.isfinite(ms)):
+        raise InputError(f"latency target {ms} ms: expected a positive number")
+    return ms, reason
+
+
+def _left_out(whole: Space, space: Space) -> tuple[str, ...]:
+    """Return the choices of a space that a part of it lacks, as "stage 1: local, global".
+
+    Args:
+        whole: the space.
+        space: the part of it.
+    """
+    if whole is space:
+        return ()
+    pairs = enumerate(zip(whole.stages, space.stages, strict=True), start=1)
+    lacking = [(index, every.beyond(known)) for index, (every, known) in pairs]
+    return tuple(
+        f"stage {index}: {', '.join(name.rstrip('_') for name in names)}"
+        for index, names in lacking
+        if names
     )
 
 

@@ -90,8 +90,8 @@ def load_architecture(name: str | Path) -> Architecture:
     if path.exists():
         return read_architecture(path / "architecture.yaml" if path.is_dir() else path)
     raise InputError(
-        f"unknown architecture '{name}'{nearest(str(name), members)}. Fix: a published member, or"
-        " the path of a YAML file or run folder"
+        f"unknown architecture '{name}'{nearest(str(name), members)}. Fix: a published member (`nas"
+        " spaces` lists them), or the path of a YAML file or run folder"
     )
 
 

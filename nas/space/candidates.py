@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, Protocol, TypeVar
 
 from nas.blocks import BlockSpec, EntrySpec, Identity, Shape
@@ -74,14 +74,31 @@ class StageSpace:
         """
         if isinstance(block, Identity):
             return "identity"
-        if block in self.local:
-            return "local"
-        if block in self.global_:
-            return "global"
+        role = self._roles.get(block)
+        if role is not None:
+            return role
         raise ValueError(
             f"{block.kind}({block}) is not a candidate here (expected one of"
             f" {block_names(self.local + self.global_)})"
         )
+
+    @cached_property
+    def _roles(self) -> dict[BlockSpec, Role]:
+        # A block that is a candidate of both roles is local.
+        return {block: role for role in reversed(ROLES) for block in self.candidates(role)}
+
+    def beyond(self, other: StageSpace) -> tuple[str, ...]:
+        """Return the names of the attributes with a choice that `other` lacks."""
+        widest = other.widths[-1]
+        entries = {widened(entry, widest) for entry in self.entries}
+        checks = {
+            "widths": set(self.widths) <= set(other.widths),
+            "depths": other.depths[0] <= self.depths[0] and self.depths[1] <= other.depths[1],
+            "entries": entries <= {widened(entry, widest) for entry in other.entries},
+            "local": set(self.local) <= set(other.local),
+            "global_": set(self.global_) <= set(other.global_),
+        }
+        return tuple(name for name, within in checks.items() if not within)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the stage as in the space's YAML file."""

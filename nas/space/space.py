@@ -301,6 +301,17 @@ class Space:
                     f"global blocks must be the last of their {where}; a local one follows them"
                 )
 
+    def restricted(self, stages: Sequence[StageSpace]) -> Space:
+        """Return the space with these choices of its stages; itself where they are the same.
+
+        Published members that make another choice are left out.
+        """
+        if tuple(stages) == self.stages:
+            return self
+        space = replace(self, stages=tuple(stages), published={})
+        members = {name: arch for name, arch in self.published.items() if space.contains(arch)}
+        return replace(space, published=members)
+
     def contains(self, arch: Architecture) -> bool:
         try:
             self.validate(arch)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.accuracy.recorded_file import WEIGHTS_FILE
@@ -29,6 +28,7 @@ from nas.tasks import task_of
 from nas.training.state import TrainingFolder, fill
 from nas.training.state import read_tensors as read_file
 from nas.validation import validated
+from nas.weights.files import save_tensors
 
 FORMAT = "nas-supernet-1"
 
@@ -174,8 +174,8 @@ def load_weights(supernet: Supernet, tensors: dict[str, Tensor], path: Path) -> 
 
 def save_weights(path: Path, supernet: Supernet) -> None:
     with replacing(path) as temporary:
-        tensors = {name: tensor.contiguous() for name, tensor in supernet.state_dict().items()}
-        save_file(tensors, temporary, {"format": FORMAT, "space": supernet.space.name})
+        header = {"format": FORMAT, "space": supernet.space.name}
+        save_tensors(temporary, supernet.state_dict(), header)
 
 
 def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
@@ -191,7 +191,8 @@ def load_supernet(root: str | Path) -> tuple[Supernet, dict[str, Any]]:
             f"{folder.weights}: is missing, as the training is not finished. Fix: run the same"
             " `nas train` command again"
         )
-    supernet = Supernet(space)
+    # Its random weights are freed before the trained ones are read: a space may have 1.5 GB of them.
+    supernet = Supernet(space).to("meta")
     load_weights(supernet, read_tensors(folder.weights)[0], folder.weights)
     return supernet.eval(), description
 
@@ -263,7 +264,6 @@ def extract_to(root: str | Path, arch: Architecture, path: str | Path) -> None:
         InputError: when the folder holds no finished training.
     """
     supernet, description = load_supernet(root)
-    state = {name: tensor.contiguous() for name, tensor in inherited(supernet, arch).items()}
     header = {
         "format": WEIGHTS_FORMAT,
         "supernet": str(root),
@@ -271,4 +271,4 @@ def extract_to(root: str | Path, arch: Architecture, path: str | Path) -> None:
         **trained_on(description).header(),
     }
     with replacing(path) as temporary:
-        save_file(state, temporary, header)
+        save_tensors(temporary, inherited(supernet, arch), header)

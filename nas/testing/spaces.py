@@ -465,12 +465,16 @@ def one_of_each(space: Space, base: Architecture) -> Iterator[Move]:
     """Yield one move per action and stage; of exchanges, those with something new in their block.
 
     A block is new by its kind, by a value of a hyperparameter, or by which hyperparameters change.
-    Combinations of values are as many as a space has candidates; random members cover these.
+    Of exchanges of an expansion alone, only whole numbers and fractions differ. Combinations of
+    values are as many as a space has candidates; random members cover these.
     """
     seen = set[tuple[object, ...]]()
     for move in moves(space, base):
         facts: set[tuple[object, ...]]
-        if isinstance(move, Exchange):
+        if isinstance(move, Exchange) and move.action == "ER":
+            is_whole = float(move.block.hyperparameters()["expansion"]).is_integer()
+            facts = {("ER", move.place.stream, move.block.kind, is_whole)}
+        elif isinstance(move, Exchange):
             after = {("kind", move.block.kind), *move.block.texts().items()}
             changed = frozenset(name for name, _ in after - set(move.before.texts().items()))
             facts = {(move.action, move.place.stream, *fact) for fact in (*after, (changed,))}

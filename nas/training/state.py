@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -21,7 +20,7 @@ from nas.display import shortened
 from nas.errors import InputError
 from nas.files import check_regular, replacing
 from nas.locks import sole_writer
-from nas.weights.files import check_finite
+from nas.weights.files import check_finite, read_safetensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -168,9 +167,7 @@ class State:
             "best": json.dumps(asdict(self.best) if self.best else None),
         }
         with replacing(path) as temporary:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, header
-            )
+            save_tensors(temporary, tensors, header)
 
     def load(self, path: Path) -> dict[str, Tensor]:
         """Restore what `save` wrote; return the tensors of the task.
@@ -218,10 +215,9 @@ class State:
 
 def save_best(path: Path, module: nn.Module, best: Best) -> None:
     """Write the weights of the best epoch; its header says which one it is, and how good."""
-    tensors = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
     header = {"format": BEST_FORMAT, "epoch": str(best.epoch), "accuracy": repr(best.accuracy)}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, header)
+        save_tensors(temporary, module.state_dict(), header)
 
 
 def load_best(path: Path, module: nn.Module) -> Best:
@@ -263,13 +259,11 @@ def read_tensors(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], d
         what: name of the format for errors.
 
     Raises:
-        InputError: when it is unreadable or of another format.
+        InputError: when it is unreadable, damaged or of another format.
     """
     check_regular(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, header = read_safetensors(path)
     except (OSError, SafetensorError, MemoryError) as error:
         raise InputError(f"{path}: is not a readable safetensors file ({error})") from None
     if header.get("format") != kind:

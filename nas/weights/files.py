@@ -1,6 +1,7 @@
-"""Reads checkpoint files without ever executing anything in them.
+"""Writes weights with a digest, and reads checkpoint files without executing anything in them.
 
-`nas.weights.network_file`, `nas.supernet.warm_start` and `nas.features` call it.
+`nas.weights.network_file`, `nas.supernet.warm_start` and `nas.features` read; trainings, searches
+and exports write.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from nas.display import shortened
 from nas.errors import InputError
-from nas.weight_files import find_file, kind_of
+from nas.weight_files import DIGEST, UNKNOWN_DIGEST, check_digest, find_file, kind_of, record_digest
 from nas.weights.wrappers import unwrap
 
 
@@ -76,9 +77,38 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write tensors to a safetensors file; its header gets the digest by which readers verify it.
+
+    Args:
+        path: of a new file; `nas.files.replacing` gives one for a file that may exist.
+        tensors: by name, on any device.
+        header: metadata of the file.
+    """
+    laid_out = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(laid_out, path, {**header, DIGEST: UNKNOWN_DIGEST})
+    record_digest(path)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file, verified where it has a digest.
+
+    Raises:
+        InputError: when its content is not the one that was written.
+        OSError, SafetensorError, MemoryError: as safetensors does.
+    """
+    with safetensors.safe_open(path, framework="pt") as file:
+        header = file.metadata() or {}
+        check_digest(path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    return tensors, header
+
+
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load_file(path)
+        return read_safetensors(path)[0]
+    except InputError:
+        raise
     except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as error:
         raise InputError(
             f"{path}: the safetensors file is damaged or incomplete ({_first_sentence(error)})."

@@ -4,13 +4,14 @@ refused by key."""
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
@@ -27,7 +28,9 @@ from nas.accuracy.law import (
     write_law,
 )
 from nas.accuracy.law_scores import LawScores
+from nas.accuracy.scores import Scores
 from nas.errors import InputError
+from nas.files import YamlFile, write_yaml
 from nas.space import Architecture, Space, load_space, space_names
 from nas.space.moves import Drop, Localise, moves
 
@@ -292,12 +295,17 @@ def test_the_file_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert again.published == law.published
 
 
+def written(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Write the shipped law with a change."""
+    data = YamlFile(SHIPPED).data
+    change(data)
+    write_yaml(path, data)
+    return path
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_a_missing_coefficient_is_named(tmp_path: Path, name: str) -> None:
-    data = yaml.safe_load(SHIPPED.read_text())
-    del data["coefficients"][name]
-    path = tmp_path / "law.yaml"
-    path.write_text(yaml.safe_dump(data))
+    path = written(tmp_path / "law.yaml", lambda data: data["coefficients"].pop(name))
     with pytest.raises(InputError, match=rf"coefficients\.{name}: is missing"):
         read_law(path)
 
@@ -315,21 +323,17 @@ def test_a_missing_coefficient_is_named(tmp_path: Path, name: str) -> None:
 def test_wrong_values_are_refused_by_key(
     tmp_path: Path, key: str, value: object, reason: str
 ) -> None:
-    data = yaml.safe_load(SHIPPED.read_text())
-    data[key] = value
-    path = tmp_path / "law.yaml"
-    path.write_text(yaml.safe_dump(data))
+    path = written(tmp_path / "law.yaml", lambda data: data.update({key: value}))
     with pytest.raises(InputError, match=re.escape(reason)):
         read_law(path)
 
 
 def test_negative_variance_is_refused(tmp_path: Path) -> None:
-    data = yaml.safe_load(SHIPPED.read_text())
-    data["covariance"][0][0] = -1.0
-    path = tmp_path / "law.yaml"
-    path.write_text(yaml.safe_dump(data))
+    def change(data: dict[str, Any]) -> None:
+        data["covariance"][0][0] = -1.0
+
     with pytest.raises(InputError, match="positive semidefinite"):
-        read_law(path)
+        read_law(written(tmp_path / "law.yaml", change))
 
 
 @pytest.mark.parametrize(
@@ -339,3 +343,43 @@ def test_negative_variance_is_refused(tmp_path: Path) -> None:
 def test_scores_are_told_in_a_line(name: str) -> None:
     text = repr(load_scores(name))
     assert "\n" not in text and len(text) < 200
+
+
+@pytest.mark.parametrize("shifted", [False, True], ids=["as fitted", "shifted"])
+@pytest.mark.parametrize("space", SPACES, ids=NAME)
+def test_many_stages_at_once_cost_what_each_costs(space: Space, shifted: bool) -> None:
+    scores = scores_of(space).cautious()
+    if shifted:
+        scores = scores.shifted(0.01 * np.arange(len(scores.law.values)))
+    members = [space.sample(seed) for seed in range(20)]
+    for index in range(len(space.stages)):
+        stages = [member.stages[index] for member in members]
+        sums = [scores.stages.sums(index, stage) for stage in stages]
+        widths = [stage.width for stage in stages]
+        many = scores.stage_costs(index, np.array(widths), np.array(sums).T)
+        each = [scores.stage_cost(index, *pair) for pair in zip(widths, sums, strict=True)]
+        assert many == pytest.approx(each, abs=1e-9)
+        assert many == pytest.approx(
+            Scores.stage_costs(scores, index, np.array(widths), np.array(sums).T), abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", ["efficientformer_l1", "swiftformer_s"])
+def test_the_error_grows_with_the_distance_from_published_expansions(name: str) -> None:
+    space = next(space for space in SPACES if name in space.published)
+    scores = scores_of(space)
+    expected = []
+    for expansion in (4, 3, 2, 1, 0.5):
+        arch = space.published[name]
+        for index, stage in enumerate(arch.stages):
+            blocks = tuple(replace(block, expansion=expansion) for block in stage.blocks)
+            arch = arch.with_stage(index, replace(stage, blocks=blocks))
+        space.validate(arch)
+        # A published member's error is that of its number.
+        expected.append(scores.accuracy(arch) if expansion < 4 else None)
+    figures = [accuracy for accuracy in expected if accuracy is not None]
+    errors = [accuracy.standard_error for accuracy in figures]
+    assert errors == sorted(errors) and errors[-1] > 1.5 * errors[0]
+    values = [accuracy.value for accuracy in figures]
+    assert values == sorted(values, reverse=True)
+    assert all("expansions below 4" in " ".join(accuracy.reasons) for accuracy in figures)

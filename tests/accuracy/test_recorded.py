@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from itertools import pairwise
+from math import isfinite
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nas.accuracy import MeasuredWith, RecordedScores
+from nas.accuracy.hidden_widths import FEW, expansion, family
 from nas.accuracy.recorded_file import weights_digest
-from nas.accuracy.single_moves import choice_text, wanted_keys
+from nas.accuracy.single_moves import choice_text, variants, wanted_keys
 from nas.blocks import MB4D, Identity
 from nas.errors import InputError
 from nas.search import Drop, Exchange, Localise, Narrow, Score, load_scores, moves
+from nas.space import load_space, space_names
 from nas.space.moves import narrow
 
 
@@ -563,25 +567,57 @@ def test_a_missing_exchange_is_named(choices_space, made_up_scores, place, choic
         less.check(space)
 
 
+MORE_LOCAL = ("mb4d, expansion: [1, 2]", "mb4d, expansion: [1, 2, 3]")
+LESS_GLOBAL = ("head_dim: [8, 12, 16]", "head_dim: [8, 12]")
+MORE_WIDTHS = ("width: [32, 48]", "width: [24, 32, 48]")
+MORE_DEPTH = ("depth: {min: 1, max: 1}", "depth: {min: 1, max: 2}")
+
+
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("scored", "searched", "reason"),
     [
         (
-            ("conv_stem, activation: [relu, gelu]", "conv_stem, activation: [gelu, silu]"),
+            (),
+            (("conv_stem, activation: [relu, gelu]", "conv_stem, activation: [gelu, silu]"),),
             "stage 1 has entries",
         ),
-        (("mb4d, expansion: [1, 2]", "mb4d, expansion: [2, 1]"), "stage 1 has local"),
-        (("head_dim: [8, 12, 16]", "head_dim: [8, 12]"), "stage 3 has global"),
-        (("width: [32, 48]", "width: [32, 40, 48]"), "stage 4 has widths"),
-        (("depth: {min: 1, max: 1}", "depth: {min: 1, max: 2}"), "stage 2 has depths"),
+        ((MORE_LOCAL,), (), "stage 1 has local"),
+        ((), (LESS_GLOBAL,), "stage 3 has global"),
+        ((MORE_WIDTHS,), (), "stage 4 has widths"),
+        ((MORE_DEPTH,), (), "stage 2 has depths"),
     ],
 )
 def test_with_choices_scores_of_another_space_are_refused(
-    choices_space, made_up_scores, change, reason
+    choices_space, made_up_scores, scored, searched, reason
 ):
-    scores = made_up_scores(choices_space())
+    scores = made_up_scores(choices_space("network_suffix", *scored))
     with pytest.raises(InputError, match=f"scores of another space 'choices': {reason}"):
-        scores.check(choices_space("network_suffix", change))
+        scores.check(choices_space("network_suffix", *searched))
+
+
+@pytest.mark.parametrize(
+    "change", [MORE_LOCAL, LESS_GLOBAL, MORE_WIDTHS, MORE_DEPTH], ids=lambda change: change[1]
+)
+def test_scores_of_a_part_of_the_choices_cover_that_part(choices_space, made_up_scores, change):
+    """As those of a file that is older than some choices of its space."""
+    grown = change != LESS_GLOBAL
+    part = choices_space("network_suffix", *(() if grown else (change,)))
+    whole = choices_space("network_suffix", *((change,) if grown else ()))
+    scores = made_up_scores(part)
+    scores.check(whole)
+    covered = scores.covered(whole)
+    assert covered.stages == part.stages and covered.largest() == part.largest()
+    assert set(covered.published) == {
+        n for n, arch in whole.published.items() if part.contains(arch)
+    }
+    assert scores.covered(part) is part
+    for seed in range(20):
+        assert isfinite(scores.cost(covered.sample(seed)))
+    foreign = [arch for arch in map(whole.sample, range(60)) if not part.contains(arch)]
+    assert foreign
+    for arch in foreign:
+        with pytest.raises(InputError):
+            scores.cost(arch)
 
 
 def test_with_choices_a_foreign_member_has_no_cost(choices_space, made_up_scores):
@@ -605,3 +641,79 @@ def test_input_size_classes_and_a_head_for_another_task_are_free(choices_space, 
         arch = space.sample(seed)
         assert scores.cost(arch.at(96, 7)) == scores.cost(arch)
     scores.check(space.at(96, 7))
+
+
+def expanding(count: int) -> tuple[str, str]:
+    """Return a change of the space with choices that gives stage 1 some expansions."""
+    return "expansion: [1, 2], activation", f"expansion: {list(range(1, count + 1))}, activation"
+
+
+def test_expansions_are_scored_at_the_ends_and_interpolated(choices_space, made_up_scores):
+    space = choices_space("network_suffix", expanding(6))
+    scores = made_up_scores(space)
+    place = "stage1_block1"
+    rows = {row.choice: row.cost for row in scores.rows if row.key[:2] == ("exchange", place)}
+    largest = space.largest()
+    narrowest = replace(largest.stages[0].blocks[0], expansion=1)
+    other = replace(narrowest, expansion=6, activation="relu")
+    assert set(rows) == {choice_text(narrowest), choice_text(other)}
+    costs = [
+        scores.cost(largest.with_block(place, replace(narrowest, expansion=value)))
+        for value in range(1, 7)
+    ]
+    assert costs[0] == pytest.approx(rows[choice_text(narrowest)])
+    assert costs[-1] == pytest.approx(0)
+    # Monotone between the two, and each halving costs the same.
+    steps = [after - before for before, after in pairwise(costs)]
+    assert all(step * (costs[-1] - costs[0]) > 0 for step in steps)
+    assert costs[3] - costs[1] == pytest.approx(costs[1] - costs[0])
+    assert costs[5] - costs[2] == pytest.approx(costs[1] - costs[0])
+    # A hidden width costs the same with another activation.
+    narrow_other = largest.with_block(place, replace(other, expansion=2))
+    assert scores.cost(narrow_other) == pytest.approx(rows[choice_text(other)] + costs[1])
+
+
+def test_a_row_of_every_expansion_counts_where_it_was_scored(choices_space, made_up_scores):
+    """Files of versions that evaluated all of them."""
+    space = choices_space("network_suffix", expanding(6))
+    scores = made_up_scores(space)
+    block = replace(space.largest().stages[0].blocks[0], expansion=3)
+    row = Score("exchange", "stage1_block1", 0.7, choice_text(block))
+    member = space.largest().with_block("stage1_block1", block)
+    assert scores.cost(member) != pytest.approx(0.7)
+    assert replace(scores, rows=(*scores.rows, row)).cost(member) == pytest.approx(0.7)
+
+
+def test_few_expansions_are_scored_in_full(choices_space):
+    space = choices_space("network_suffix", expanding(FEW))
+    keys = [key for key in wanted_keys(space) if key[:2] == ("exchange", "stage1_block1")]
+    assert len(keys) == 2 * FEW - 1, "two activations, and the largest member's block costs 0"
+
+
+@pytest.mark.parametrize("name", space_names())
+def test_scoring_takes_little_longer_than_with_one_expansion(name):
+    space = load_space(name)
+    single = [
+        replace(
+            stage,
+            local=widest_of_each_family(stage.local),
+            global_=widest_of_each_family(stage.global_),
+        )
+        for stage in space.stages
+    ]
+    more = len(variants(space, 8)) / len(variants(space.restricted(single), 8))
+    families = [
+        len([each for each in stage.local if family(each) == family(block)])
+        for stage in space.stages
+        for block in stage.local
+    ]
+    # Up to `FEW` expansions are scored in full.
+    assert more <= (1.5 if max(families) > FEW else FEW)
+
+
+def widest_of_each_family(blocks):
+    """Return the block of the largest expansion of each family."""
+    widest = {}
+    for block in sorted(blocks, key=expansion):
+        widest[family(block)] = block
+    return tuple(block for block in blocks if block in widest.values())

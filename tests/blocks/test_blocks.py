@@ -301,8 +301,12 @@ def test_heads_train_both_classifiers_and_average_them() -> None:
     [
         (lambda: from_dict({"kind": "mb5d"}), "unknown block kind 'mb5d', did you mean 'mb"),
         (
-            lambda: from_dict({"kind": "mb4d", "expansion": 2.5}),
-            "expansion: Input should be a valid integer",
+            lambda: from_dict({"kind": "mb4d", "pool": 2.5}),
+            "pool: Input should be a valid integer",
+        ),
+        (
+            lambda: from_dict({"kind": "mb4d", "expansion": 0.1}),
+            "expansion 0.1 must be at least 0.25",
         ),
         (lambda: from_dict({"kind": "mb4d", "expansoin": 2}), "expansoin: unknown key"),
         (lambda: from_dict({"kind": "token_head"}), "classes: is missing"),

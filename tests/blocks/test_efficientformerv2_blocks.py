@@ -252,9 +252,9 @@ def test_all_activations_and_expansions_are_counted() -> None:
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (lambda: ConvFFN(0), "expansion 0 must be at least 1"),
+        (lambda: ConvFFN(0), "expansion 0 must be at least 0.25"),
         (lambda: ConvFFN(kernel=4), "kernel 4 must be odd"),
-        (lambda: AttentionFFN(expansion=0), "expansion 0 must be at least 1"),
+        (lambda: AttentionFFN(expansion=0), "expansion 0 must be at least 0.25"),
         (lambda: AttentionFFN(stride=0), "stride 0 must be at least 1"),
         (lambda: AttentionFFN(kernel=2), "kernel 2 must be odd"),
         (lambda: AttentionFFN(activation="tanh"), "activation 'tanh' is not one of"),  # type: ignore[arg-type]

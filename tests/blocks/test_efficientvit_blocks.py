@@ -378,7 +378,7 @@ def test_narrower_head_keeps_its_features() -> None:
 @pytest.mark.parametrize(
     "make, reason",
     [
-        (lambda: MBConv(0), "expansion 0 must be at least 1"),
+        (lambda: MBConv(0), "expansion 0 must be at least 0.25"),
         (lambda: MBConvDown(8, kernel=4), "kernel 4 must be odd"),
         (lambda: FusedMBConvDown(0), "width 0 must be positive"),
         (lambda: DSConv(2), "kernel 2 must be odd"),
@@ -388,8 +388,12 @@ def test_narrower_head_keeps_its_features() -> None:
         (lambda: ConvHead(10, 0, 8), "width 0 must be positive"),
         (lambda: from_dict({"kind": "conv_head", "classes": 10}), "width: is missing"),
         (
-            lambda: from_dict({"kind": "mbconv", "expansion": 2.5}),
-            "expansion: Input should be a valid integer",
+            lambda: from_dict({"kind": "mbconv", "kernel": 2.5}),
+            "kernel: Input should be a valid integer",
+        ),
+        (
+            lambda: from_dict({"kind": "mbconv", "expansion": 0.1}),
+            "expansion 0.1 must be at least 0.25",
         ),
         (lambda: GLOBAL.check(Shape(10, 4, 4)), "width 10 is not divisible by head_dim 4"),
     ],

@@ -418,11 +418,11 @@ def test_attention_costs_grow_with_the_area() -> None:
 @pytest.mark.parametrize(
     "values, reason",
     [
-        ({"kind": "irmb", "expansion": 0.5}, "expansion 0.5 must be at least 1"),
-        ({"kind": "irmb", "expansion": float("nan")}, "expansion nan must be at least 1"),
+        ({"kind": "irmb", "expansion": 0.1}, "expansion 0.1 must be at least 0.25"),
+        ({"kind": "irmb", "expansion": float("nan")}, "expansion nan must be at least 0.25"),
         (
             {"kind": "irmb_down", "width": 8, "expansion": float("inf")},
-            "expansion inf must be at least 1, and finite",
+            "expansion inf must be at least 0.25, and finite",
         ),
         ({"kind": "irmb", "kernel": 4}, "kernel 4 must be odd"),
         ({"kind": "irmb", "kernel": 0}, "kernel 0 must be at least 1"),

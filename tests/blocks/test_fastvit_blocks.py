@@ -168,7 +168,7 @@ def test_outputs_of_a_kept_channel_stay_side_by_side() -> None:
     [
         ({"kind": "repmixer", "kernel": 1}, "repmixer: kernel 1 must be odd and at least 3"),
         ({"kind": "repmixer", "ffn_kernel": 4}, "repmixer: ffn_kernel 4 must be odd, to keep"),
-        ({"kind": "repmixer", "expansion": 0}, "repmixer: expansion 0 must be at least 1"),
+        ({"kind": "repmixer", "expansion": 0}, "repmixer: expansion 0 must be at least 0.25"),
         ({"kind": "repmixer", "activation": "gleu"}, "activation: "),
         ({"kind": "fastvit_attention", "encoding": 2}, "encoding 2 must be odd, or 0 for none"),
         ({"kind": "fastvit_attention", "head_dim": 0}, "head_dim 0 must be at least 1"),

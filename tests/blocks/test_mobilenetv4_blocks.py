@@ -122,7 +122,7 @@ def test_a_smaller_window_is_the_centre_of_a_larger_one() -> None:
     [
         ({"kind": "uib", "start_kernel": 4}, "uib: start_kernel 4 must be odd, or 0 for no"),
         ({"kind": "uib", "middle_kernel": -3}, "uib: middle_kernel -3 must be odd, or 0 for no"),
-        ({"kind": "uib", "expansion": 0}, "uib: expansion 0 must be at least 1"),
+        ({"kind": "uib", "expansion": 0}, "uib: expansion 0 must be at least 0.25"),
         ({"kind": "uib", "heads": -1}, "uib: heads -1 must not be negative"),
         ({"kind": "uib", "heads": 2, "head_dim": 0}, "uib: head_dim 0 must be at least 1"),
         ({"kind": "uib", "heads": 2, "key_stride": 3}, "uib: key_stride 3 must be 1 or 2"),

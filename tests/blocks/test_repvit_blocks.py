@@ -89,7 +89,10 @@ def test_slices_without_a_gate_and_of_entries() -> None:
             {"kind": "repvit_block", "kernel": 1},
             "repvit_block: kernel 1 must be odd and at least 3",
         ),
-        ({"kind": "repvit_block", "expansion": 0}, "repvit_block: expansion 0 must be at least 1"),
+        (
+            {"kind": "repvit_block", "expansion": 0},
+            "repvit_block: expansion 0 must be at least 0.25",
+        ),
         ({"kind": "repvit_down", "width": 0}, "repvit_down: width 0 must be positive"),
         ({"kind": "repvit_stem", "width": 7}, "repvit_stem: width 7 must be a positive multiple"),
         ({"kind": "repvit_head", "classes": 1}, "repvit_head: classes 1 must be at least 2"),

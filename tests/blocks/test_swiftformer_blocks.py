@@ -302,8 +302,8 @@ def test_additive_encoder_converts_to_litert() -> None:
     [
         (lambda: ConvEncoder(kernel=4), "kernel 4 must be odd, to keep the map's size"),
         (lambda: AdditiveEncoder(kernel=0), "kernel 0 must be odd"),
-        (lambda: ConvEncoder(expansion=0), "expansion 0 must be at least 1"),
-        (lambda: AdditiveEncoder(expansion=0), "expansion 0 must be at least 1"),
+        (lambda: ConvEncoder(expansion=0), "expansion 0 must be at least 0.25"),
+        (lambda: AdditiveEncoder(expansion=0), "expansion 0 must be at least 0.25"),
         (lambda: AdditiveEncoder(activation="tanh"), "activation 'tanh' is not one of relu, gelu"),  # type: ignore[arg-type]
         (lambda: MapHead(10, norm="group"), "norm 'group' is not one of batch, layer"),  # type: ignore[arg-type]
         (lambda: MapHead(1), "classes 1 must be at least 2"),

@@ -262,6 +262,30 @@ def test_a_supernets_scores_resolution_and_classes_are_used_and_its_weights_inhe
     assert code == 2 and "the supernet was trained on 5" in err
 
 
+def test_the_space_of_a_supernet_needs_no_naming(
+    nas, workplace, made_up_table, made_up_scores, monkeypatch
+):
+    trained = workplace.space.at(32, 5)
+    made_up_scores(trained, 7).save("runs/trained")
+    Path("runs/trained/space.yaml").write_text(Path("search_spaces/small.yaml").read_text())
+    made_up_table(trained).save("latency_tables/toy32")
+    monkeypatch.setattr("nas.supernet.checkpoint.extract_to", lambda *arguments: None)
+    named = ["--space", "small"]
+    found = [
+        load_architecture(json.loads(out)["architecture"])
+        for space in (named, [])
+        for _, out, _ in [
+            nas("search", *space, "--device", "toy32", "--supernet", "runs/trained", "--json")
+        ]
+    ]
+    assert found[0].operations() == found[1].operations()
+
+
+def test_a_search_needs_a_space_or_a_supernet(nas):
+    code, _, err = nas("search", "--device", "toy")
+    assert code == 2 and "--space: is missing" in err and "--supernet" in err
+
+
 def refused(outcome: tuple[int, str, str]) -> str:
     """The one line that bad input gets."""
     code, out, err = outcome

@@ -418,6 +418,19 @@ def test_server_ends(
     assert device.measure(model).runs and len(left_on(phone)) == 1
 
 
+def test_a_server_that_ends_within_an_answer_is_named(phone: FakePhone, server: Path) -> None:
+    """What adbutils says then depends on where the answer was cut off."""
+    try:
+        with (
+            pytest.raises(DeviceLost, match="the adb server has ended"),
+            Adb(phone.address)._talking(),
+        ):
+            adb("kill-server")
+            raise AdbError("Unknown data: b''")
+    finally:
+        start_server(server)
+
+
 def test_files_there_and_back(phone: FakePhone, model: Path) -> None:
     adb = Adb(phone.address)
     adb.push(model, f"{TEMPORARY}/copy", 0o755)

@@ -16,6 +16,7 @@ from fake_converter import FakeConverter
 from fake_phone.shell import ELF_ARM64
 
 from nas.devices import Chain, OperationFailed, Timing
+from nas.devices.android.carried import PROGRAMS
 from nas.devices.board.replay import Replay
 from nas.devices.kinds import Settings
 from nas.errors import InputError, NasError
@@ -433,6 +434,77 @@ def test_damaged_results_are_named(
     path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
     with pytest.raises(InputError, match=message):
         Replay(there.bundle)
+
+
+DEVICE = {
+    **{"name": "phone", "kind": "litert-android", "description": "", "soc": "", "unit": "cpu"},
+    **{"threads": 1, "affinity": "f0", "precision": "float32"},
+    "tool": {"version": "2.1", "sha256": "0" * 64, "libraries": []},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("unit", "npu"), ("affinity", "x"), ("affinity", "f" * 999), ("precision", 3)),
+        *(("tool", None), ("tool", {"version": "2.1"}), ("soc", [])),
+    ],
+)
+def test_a_damaged_setting_of_the_plan_is_named(tmp_path: Path, key: str, value: object) -> None:
+    about = ("bundle 1", "model M", "chip C", "android 14", "build B", "cores 4-7", "date ")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "device.txt").write_text("\n".join(("nas-phone-1", *about)) + "\n")
+    plan = {"id": "1", "device": DEVICE, "files": [], "tools": {}}
+    (header,) = PROGRAMS.results(tmp_path, plan)
+    assert header["device"]["affinity"] == "mask f0"
+    with pytest.raises(InputError, match=rf"plan\.json: device\.{key}: is missing or damaged"):
+        PROGRAMS.results(tmp_path, {**plan, "device": {**DEVICE, key: value}})
+
+
+def carried(folder: Path, **changes: str) -> dict[str, Any]:
+    """Write what a phone says of itself and the result of a file; return the bundle's plan."""
+    about = {
+        **{"bundle": "1", "model": "M", "chip": "C", "android": "14", "build": "B"},
+        **{"cores": "4-7", "date": "2026-01-31"},
+        **changes,
+    }
+    results = folder / "results"
+    results.mkdir()
+    lines = ["nas-phone-1", *(f"{key} {value}" for key, value in about.items())]
+    (results / "device.txt").write_text("\n".join(lines) + "\n")
+    (results / "ab.txt").write_text("nas-phone-result-1 ab\ncores 4-7\nload 1\nstate failed\n")
+    return {"id": "1", "device": DEVICE, "files": [{"digest": "ab"}], "tools": {}}
+
+
+@pytest.mark.parametrize("place", ["device.txt", "ab.txt"])
+@pytest.mark.parametrize(
+    ("make", "reason"), [(os.mkfifo, "is not a file"), (os.mkdir, "cannot be read")]
+)
+def test_what_is_no_file_among_the_results_is_refused_instead_of_waited_for(
+    tmp_path: Path, place: str, make: Callable[[Path], None], reason: str
+) -> None:
+    plan = carried(tmp_path)
+    assert len(PROGRAMS.results(tmp_path, plan)) == 2
+    (tmp_path / "results" / place).unlink()
+    make(tmp_path / "results" / place)
+    with pytest.raises(InputError, match=rf"{place}: {reason}"):
+        PROGRAMS.results(tmp_path, plan)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"chip": "\x1b[31m"}, r"is damaged \(chip is not a text\)"),
+        ({"date": "yesterday"}, r"does not describe a device \("),
+    ],
+)
+def test_what_a_phone_says_of_itself_is_named_by_its_file(
+    tmp_path: Path, change: dict[str, str], reason: str
+) -> None:
+    plan = carried(tmp_path, **change)
+    plan["device"] = {**DEVICE, "soc": ""}
+    with pytest.raises(InputError, match=rf"device\.txt: {reason}"):
+        PROGRAMS.results(tmp_path, plan)
 
 
 def test_settings_that_do_not_fit_are_refused(space: Space, tmp_path: Path) -> None:

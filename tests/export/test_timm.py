@@ -277,3 +277,19 @@ def test_write_leaves_the_weights_alone(tmp_path: Path, make_model: Callable[...
     nas.import_weights(other, safetensors.torch.load_file(tmp_path / "timm" / "model.safetensors"))
     for key, value in other.state_dict().items():
         torch.testing.assert_close(value, model.state[key])
+
+
+def with_expansion(arch: Architecture, expansion: float) -> Architecture:
+    for index, stage in enumerate(arch.stages):
+        blocks = tuple(replace(block, expansion=expansion) for block in stage.blocks)
+        arch = arch.with_stage(index, replace(stage, blocks=blocks))
+    return arch
+
+
+def test_a_hidden_width_that_timm_does_not_round_is_refused() -> None:
+    exact = with_expansion(nas.load_architecture("efficientformer_l1"), 1.5)
+    assert express(exact).arguments["mlp_ratios"] == 1.5
+    # The second stage has 56 channels.
+    rounded = with_expansion(nas.load_architecture("swiftformer_xs"), 1.5)
+    with pytest.raises(NasError, match="timm does not round its hidden width of 84"):
+        express(rounded)

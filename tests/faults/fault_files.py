@@ -6,6 +6,7 @@ is the number of mutations per subject, FAULTS_SEED chooses others.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -20,11 +21,14 @@ from run import outcomes
 from subjects import SUBJECTS, Subject
 
 import nas
+from nas.devices.board.runner.plan import sha256
 
 PER_SUBJECT = int(os.environ.get("FAULTS_PER_SUBJECT", "60"))
 SEED = os.environ.get("FAULTS_SEED", "0")
 SHARE_OF_CONTENTS = 0.5
 """Share of mutations of a file as a whole; the others are of its keys and cells."""
+HOSTILE = ("flip", "cut", "swap", "empty")
+"""Kinds of mutations of a model that its bundle's plan vouches for."""
 WHOLE = ("place", "empty", "swap", "cut", "encoding", "bomb", "control", "double", "long")
 
 
@@ -85,3 +89,33 @@ def test_a_command_in_a_process_of_its_own_says_one_line(
         if done.returncode:
             assert [line for line in lines if line.startswith("nas: ")] == lines[-1:], mutation.name
             assert Path(subject.file).name in lines[-1], f"{mutation.name}: {lines[-1]}"
+
+
+def test_a_strangers_model_ends_no_run(template: Path, place: Path) -> None:
+    """A model whose checksum is right may still end what measures it: it is one that cannot run."""
+    content = (template / "models" / "files" / "1.tflite").read_bytes()
+    rng = random.Random(f"models {SEED}")
+    every = [each for each in mutations(content, "binary", rng, b"{}") if each.kind in HOSTILE]
+    bad = []
+    for mutation in rng.sample(every, min(len(every), max(6, PER_SUBJECT // 6))):
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(template, place, symlinks=True)
+        folder = place / "models"
+        mutation.apply(folder / "files" / "1.tflite")
+        plan = json.loads((folder / "plan.json").read_text())
+        plan["files"][1]["sha256"] = sha256(folder / "files" / "1.tflite")
+        (folder / "plan.json").write_text(json.dumps(plan))
+        (folder / "results.jsonl").unlink()
+        done = subprocess.run(
+            [sys.executable, "-m", "nas", "profile", "--run", "models", "--json"],
+            cwd=place,
+            env={**os.environ, "PYTHONPATH": str(Path(nas.__file__).parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        # The other two files run in any case.
+        counts = json.loads(done.stdout) if done.returncode == 0 else {}
+        if counts.get("measured", 0) + counts.get("failed", 0) != 3 or counts["measured"] < 2:
+            bad.append(f"{mutation.name}: exit {done.returncode}: {done.stderr[-300:]} {counts}")
+    assert not bad, "\n".join(bad)

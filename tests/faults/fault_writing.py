@@ -70,6 +70,11 @@ WORKS = {
             *("--out", "t"),
         ),
     ),
+    "score": Work(
+        "supernet",
+        ("score", "supernet", "--data", "digits", "--images", "50", "--widths", "1"),
+    ),
+    "report": Work("r", ("report", "run", "--out", "r/page.html")),
     "finetune": Work(
         "f",
         (

@@ -22,7 +22,7 @@ from mutations import Mutation
 from subjects import Subject
 
 CPU_SECONDS = 10
-WALL_PER_CPU = 4
+WALL_PER_CPU = int(os.environ.get("FAULTS_WALL_PER_CPU", "4"))
 """Seconds by the clock for each one of the processor: other work may run beside this."""
 MEMORY = 10 << 30
 

@@ -33,8 +33,10 @@ class Subject:
 
     @property
     def slow(self) -> bool:
-        """Return whether a run takes seconds, as it draws pictures."""
-        return isinstance(self.use, tuple) and self.use[0] in ("report", "score")
+        """Return whether a run takes seconds, as it draws pictures or measures."""
+        return isinstance(self.use, tuple) and (
+            self.use[0] in ("report", "score") or self.use[:2] == ("profile", "--run")
+        )
 
 
 def _load(name: str, *arguments: Any) -> Call:
@@ -82,10 +84,41 @@ def _data(path: str) -> Call:
     return call
 
 
-def _results() -> Any:
-    from nas.devices.board.replay import Replay
+def results(folder: str) -> Call:
+    """Return a call that reads the results of a bundle."""
 
-    return Replay(Path("bundle"))
+    def call() -> Any:
+        from nas.devices.board.replay import Replay
+
+        replay = Replay(Path(folder))
+        return [replay.measure(Path(entry["digest"])) for entry in replay.plan["files"]]
+
+    return call
+
+
+def write_again() -> Any:
+    """Write the bundle `written`, or what is missing in it, with a converter that converts nothing."""
+    from concurrent.futures import Future
+    from unittest.mock import patch
+
+    import nas
+    from nas.convert.chain import OperationFailed
+    from nas.latency.bundle.write import write_bundle
+
+    class Refusing:
+        def __init__(self, *_: object, **__: object) -> None:
+            pass
+
+        def prepare(self, chain: object) -> Future[Path]:
+            future: Future[Path] = Future()
+            future.set_exception(OperationFailed("no converter"))
+            return future
+
+        def close(self) -> None:
+            pass
+
+    with patch("nas.latency.bundle.write.Converter", Refusing):
+        return write_bundle(nas.load_space(SPACE), "board", Path("written"), check_nets=2)
 
 
 def _profile_journal() -> Any:
@@ -105,6 +138,7 @@ SEARCH = _words(f"search --space {SPACE} --device toy --engine slimming")
 SCORE = _words("score supernet --data digits --images 60 --widths 1")
 REPORT = _words("report run --out r/page.html")
 MERGE = _words("profile --merge bundle --out x")
+RUN = _words("profile --run models")
 
 SUBJECTS = [
     Subject("space", "search_spaces/small.yaml", "yaml", _words(f"spaces {SPACE}")),
@@ -173,9 +207,20 @@ SUBJECTS = [
     ),
     Subject("weights", "w.safetensors", "binary", _weights("w.safetensors")),
     Subject("checkpoint", "weights.pth", "binary", _weights("weights.pth")),
-    Subject("plan", "bundle/plan.json", "json", _results, ("bundle",)),
+    Subject("plan", "bundle/plan.json", "json", results("bundle"), ("bundle",)),
     Subject("results", "bundle/results.jsonl", "lines", MERGE, ("bundle",)),
     Subject("plan merged", "bundle/plan.json", "json", MERGE, ("bundle",)),
+    Subject("plan written", "written/plan.json", "json", write_again),
+    Subject("plan run", "models/plan.json", "json", RUN, ("models",)),
+    Subject("results run", "models/results.jsonl", "lines", RUN, ("models",)),
+    Subject("model run", "models/files/2.tflite", "binary", RUN, ("models",)),
+    Subject("phone's plan", "carried/plan.json", "json", results("carried"), ("carried",)),
+    Subject(
+        "phone's settings", "carried/results/device.txt", "text", results("carried"), ("carried",)
+    ),
+    Subject(
+        "phone's result", f"carried/results/{1:032x}.txt", "text", results("carried"), ("carried",)
+    ),
     Subject(
         "profile journal",
         "latency_tables/host/journal.jsonl",

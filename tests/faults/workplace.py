@@ -111,6 +111,9 @@ def build(folder: Path) -> Path:
         _data()
         _write_lines("lut.json", [EMBEDDING, *BOTTLENECK])
         _bundle()
+        _written()
+        _models()
+        _carried()
         _journal()
     finally:
         os.chdir(before)
@@ -179,15 +182,13 @@ def _data() -> None:
     pq.write_table(pa.table({"image": pictures, "label": labels}), "rows.parquet")
 
 
-def _bundle() -> None:
-    """Write the plan of a bundle and its results, without the converted files, which no reader of
-    results looks at."""
+def planned_files() -> list[dict[str, Any]]:
+    """Return the entries of a bundle's plan for the space, for files that are not written."""
     import nas
     from nas.latency.bundle.write import _items
-    from nas.latency.network_times import resolution_id
 
     space = nas.load_space("./search_spaces/small.yaml")
-    files = [
+    return [
         {
             "digest": item.chain.digest(),
             "role": item.role,
@@ -197,19 +198,37 @@ def _bundle() -> None:
         }
         for number, item in enumerate(_items(space, 9, 2, 0))
     ]
-    Path("bundle").mkdir()
+
+
+def _plan(folder: str, device: dict[str, Any], files: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Write the plan of a bundle into a new folder and return it."""
+    import nas
+    from nas.latency.network_times import resolution_id
+
     plan = {
         "format": "nas-bundle-1",
         "id": "0" * 32,
-        "device": {"name": "board", "kind": "litert-board", "description": "a board", "threads": 1},
+        "device": device,
         "space": "search_spaces/small.yaml",
-        "resolution": resolution_id(space),
+        "resolution": resolution_id(nas.load_space("./search_spaces/small.yaml")),
         "copies": 9,
         "check": {"nets": 2, "seed": 0},
         "tools": {"nas": "0"},
         "files": files,
     }
-    Path("bundle/plan.json").write_text(json.dumps(plan, indent=1))
+    Path(folder).mkdir()
+    Path(folder, "plan.json").write_text(json.dumps(plan, indent=1))
+    return plan
+
+
+BOARD = {"name": "board", "kind": "litert-board", "description": "a board", "threads": 1}
+
+
+def _bundle() -> None:
+    """Write the plan of a bundle and its results, without the converted files, which no reader of
+    results looks at."""
+    files = planned_files()
+    plan = _plan("bundle", BOARD, files)
     device = {
         **{"name": "board", "kind": "litert-board", "soc": "A1", "os": "Linux 6.1"},
         **{"runtime": "LiteRT", "runtime_version": "2.0", "compute_unit": "cpu"},
@@ -229,6 +248,100 @@ def _bundle() -> None:
         }
         lines.append({"digest": entry["digest"], "timing": timing})
     _write_lines("bundle/results.jsonl", lines)
+
+
+def _written() -> None:
+    """Write a bundle that lacks all files but one, as a stopped command leaves it."""
+    from subjects import write_again
+
+    from nas.devices.board.runner.plan import sha256
+
+    write_again()
+    path = Path("written/plan.json")
+    plan = json.loads(path.read_text())
+    Path("written/files").mkdir(exist_ok=True)
+    shutil.copy("exports/model.tflite", "written/files/first.tflite")
+    del plan["files"][0]["failed"]
+    plan["files"][0] |= {
+        "file": "files/first.tflite",
+        "sha256": sha256(Path("written/files/first.tflite")),
+    }
+    path.write_text(json.dumps(plan, indent=1))
+
+
+def _models() -> None:
+    """Write a bundle with real files and the results of all but the last, for `--run`."""
+    from run import called
+
+    from nas.devices.board.runner.plan import sha256
+
+    empty = Path(__file__).parents[1] / "devices" / "empty.tflite"
+    model = Path("exports/model.tflite")
+    origins = {"empty": empty, "stack": model, "operation": model}
+    files = [
+        _entry(number, role, sha256(path)) for number, (role, path) in enumerate(origins.items())
+    ]
+    _plan("models", BOARD, files)
+    Path("models/files").mkdir()
+    for entry in files:
+        shutil.copy(origins[entry["role"]], Path("models", entry["file"]))
+    code, out, err, _ = called(("profile", "--run", "models"))
+    assert code == 0, err or out
+    # The last file is still to be measured, as after a stop.
+    path = Path("models/results.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    last = files[-1]["digest"]
+    kept = [line for line in lines if line.get("digest") != last and "reference_ms" not in line]
+    assert len(kept) < len(lines)
+    _write_lines(str(path), kept)
+
+
+def _entry(number: int, role: str, digest: str = "0" * 64) -> dict[str, Any]:
+    """Return the entry of a file in a plan."""
+    return {
+        "digest": f"{number:032x}",
+        "role": role,
+        "label": role,
+        "file": f"files/{number}.tflite",
+        "sha256": digest,
+    }
+
+
+PHONE = {
+    **{"name": "phone", "kind": "litert-android", "description": "a phone", "soc": "A2"},
+    **{"match": {"soc_model": [], "model": []}, "unit": "cpu", "threads": 1, "affinity": "f0"},
+    **{"precision": "float32"},
+    "tool": {"version": "2.1", "sha256": "0" * 64, "libraries": []},
+}
+LOG = (
+    "INFO: count=851 first=90 curr=20 min=13 max=257 avg=37.74 std=5 p5=15 median=17 p95=18",
+    "INFO: count={} first=43 curr=15 min=13 max=241 avg=15.55 std=5 p5={} median={} p95={}",
+)
+"""What benchmark_model prints of the warm-up and of the runs."""
+
+
+def _carried() -> None:
+    """Write the bundle of a phone that is elsewhere, with what its run.sh brings home."""
+    from subjects import results as results_of
+
+    files = [_entry(number, role) for number, role in enumerate(("empty", "operation", "stack"))]
+    plan = _plan("carried", PHONE, files)
+    results = Path("carried/results")
+    results.mkdir()
+    about = {
+        **{"bundle": plan["id"], "model": "Phone 9", "chip": "A2", "android": "14"},
+        **{"build": "UQ1A", "cores": "4-7", "date": "2026-01-31"},
+    }
+    (results / "device.txt").write_text(
+        "nas-phone-1\n" + "".join(f"{key} {value}\n" for key, value in about.items())
+    )
+    for entry, us in zip(files, (10, 50, 400), strict=True):
+        log = "".join(f"| {line}\n" for line in LOG).format(50, us - 1, us, us + 2)
+        (results / f"{entry['digest']}.txt").write_text(
+            f"nas-phone-result-1 {entry['digest']}\ncores 4-7\nthermal 0\nload 0\n{log}state ok\n"
+        )
+    # Whole, it is read; otherwise every damage would be refused for another reason.
+    assert len(results_of("carried")()) == len(files)
 
 
 def _journal() -> None:

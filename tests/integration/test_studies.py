@@ -29,20 +29,22 @@ pytestmark = pytest.mark.slow
 TRIALS = 14
 PROGRAM = """\
 import sys, time
+from itertools import chain, repeat
 from pathlib import Path
 from nas.latency import load_table
 from nas.search.engines.optuna.engine import search_optuna
 from nas.accuracy.recorded_file import read_scores
 from nas.space import load_space
 
-folder, storage, trials, workers, seconds = sys.argv[1:]
+folder, storage, trials, workers, seconds, first = sys.argv[1:]
+waits = chain([float(first)], repeat(float(seconds)))
 space, scores = load_space(f"{folder}/space.yaml"), read_scores(Path(folder) / "scores" / "scores.csv")
 
 
 class Slow:
     def __call__(self, arch):
         open(f"{folder}/asked", "a").write(".")
-        time.sleep(float(seconds))
+        time.sleep(next(waits))
         return scores.cost(arch)
 
 
@@ -91,8 +93,14 @@ def place(small_space, made_up_table, made_up_scores, tmp_path):
 
 
 def start(
-    place: Path, storage: str, trials: int = TRIALS, workers: int = 1, seconds: float = 0.2
+    place: Path,
+    storage: str,
+    trials: int = TRIALS,
+    workers: int = 1,
+    seconds: float = 0.2,
+    first: float | None = None,
 ) -> subprocess.Popen:
+    """Start the program; a trial takes so many seconds, and the first one `first` if given."""
     command = [
         sys.executable,
         str(place / "program.py"),
@@ -101,6 +109,7 @@ def start(
         str(trials),
         str(workers),
         str(seconds),
+        str(seconds if first is None else first),
     ]
     return subprocess.Popen(
         command,
@@ -169,8 +178,9 @@ def test_a_trial_without_a_heartbeat_is_not_waited_for(place, storage):
 
 def test_a_worker_that_stood_still_goes_on(place, storage):
     """Its trial is taken over; it finds that out when it wakes, and takes another one."""
-    # Long enough that a busy machine stops it inside a trial and not inside a transaction.
-    sleeper = start(place, storage, seconds=0.6)
+    # Long enough that a busy machine stops it inside a trial and not inside a transaction, which
+    # would lock the others out.
+    sleeper = start(place, storage, first=10)
     while not (place / "asked").exists():
         assert sleeper.poll() is None, sleeper.communicate()[1]
         time.sleep(0.02)

@@ -274,6 +274,28 @@ def test_damaged_file_is_named_and_written_again(space: Space, folder: Path) -> 
     assert run_bundle(folder)["failed"] == 0
 
 
+@pytest.mark.parametrize("key", ["id", "device", "space", "resolution", "files"])
+def test_a_damaged_plan_is_named_by_the_command_that_writes(
+    space: Space, folder: Path, key: str
+) -> None:
+    plan = plan_of(folder)
+    del plan[key]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(
+        InputError, match=rf"plan\.json: {key}: is missing .*Fix: remove it, then run the same"
+    ):
+        write_bundle(space, "board", folder, check_nets=4)
+
+
+def test_an_entry_without_a_file_removes_no_other(space: Space, folder: Path) -> None:
+    """Its name is empty, as the folder of all files has it."""
+    plan = plan_of(folder)
+    plan["files"][0]["file"] = ""
+    (folder / "plan.json").write_text(json.dumps(plan))
+    written = write_bundle(space, "board", folder, check_nets=4)
+    assert written.kept == written.files - 1
+
+
 def test_missing_file_is_named(folder: Path) -> None:
     entry = plan_of(folder)["files"][0]
     (folder / entry["file"]).unlink()

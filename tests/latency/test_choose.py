@@ -123,3 +123,21 @@ def test_what_one_device_gives_back_another_gets() -> None:
     assert first is not None
     chooser.back(first)
     assert chooser.next() == first
+
+
+@pytest.mark.parametrize("name", ["efficientformer", "efficientformer_small", "swiftformer", "emo"])
+def test_expansions_add_no_groups(name: str) -> None:
+    """Rows are interpolated between hidden widths, so a profile hardly grows by their number."""
+    operations = space_operations(nas.load_space(name))
+    first: dict[object, object] = {}
+    one_each = []
+    for operation in operations:
+        values = operation.spec.hyperparameters()
+        expansion = values.pop("expansion", None)
+        kept = first.setdefault((operation.spec.kind, str(values), operation.input), expansion)
+        if kept == expansion:
+            one_each.append(operation)
+    assert len(one_each) < 0.8 * len(operations)
+    assert len(groups(one_each)) == len(groups(operations))
+    few = sum(len(group.chosen()) for group in groups(one_each))
+    assert sum(len(group.chosen()) for group in groups(operations)) < 2 * few

@@ -380,7 +380,7 @@ class TestCSV:
         [
             ("ghost,width=3,8x8x8,1", "unknown block kind 'ghost'"),
             ("mbconv,width=3,8x8x8,1", "width: unknown key"),
-            ("mbconv,expansion=0,8x8x8,1", "expansion 0 must be at least 1"),
+            ("mbconv,expansion=0,8x8x8,1", "expansion 0 must be at least 0.25"),
             ("mbconv,,tokens:8x8x8,1", "is not an input of mbconv (expected layout map)"),
             ("irmb,head_dim=3;attention=true,8x8x8,1", "not divisible"),
             ("mbconv,expansion=4,96x14x14,2", "duplicates line 2"),

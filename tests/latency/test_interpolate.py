@@ -83,13 +83,13 @@ def test_groups_of_the_shipped_space() -> None:
     assert {(group.operations[0].spec.kind, group.varying()) for group in found} == {
         ("conv_stem", 1),
         ("conv_embedding", 2),
-        ("mb4d", 1),
-        ("mb3d", 1),
+        ("mb4d", 3),
+        ("mb3d", 3),
         ("flatten", 1),
         ("unflatten", 1),
         ("token_head", 1),
     }
-    assert sum(len(group.chosen()) for group in found) < 120
+    assert sum(len(group.chosen()) for group in found) < 150
 
 
 @settings(max_examples=50)

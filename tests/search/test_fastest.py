@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from nas.accuracy import default_scores
 from nas.latency import MissingRows
 from nas.latency.table import make_table
-from nas.search import moves
+from nas.search import moves, pose
 from nas.search.fastest import fastest
+from nas.search.solver import solve
+from nas.space import load_space
 from nas.space.operations import space_operations
 
 
@@ -106,3 +109,41 @@ def test_with_choices_it_names_every_missing_row(choices_space, stem_space, made
         assert {op.key for op in error.value.operations} == {
             op.key for op in space_operations(space)
         }
+
+
+@pytest.fixture
+def older_table(made_up_table):
+    """A function from a space to a table without rows of mb4d below expansion 4."""
+
+    def make(space):
+        table = made_up_table(space)
+        rows = [
+            row
+            for row in table.rows.values()
+            if row.kind != "mb4d" or "expansion=4" in row.hyperparameters
+        ]
+        return make_table(table.device, rows)
+
+    return make
+
+
+def test_a_search_does_without_expansions_that_the_table_has_no_rows_of(older_table):
+    space = load_space("efficientformer_small")
+    table = older_table(space)
+    with pytest.raises(MissingRows):
+        fastest(space, table)
+    problem = pose(space, table, default_scores(space))
+    assert problem.unpriced == tuple(f"stage {number}: local" for number in range(1, 5))
+    assert {block.expansion for stage in problem.space.stages for block in stage.local} == {4}
+    assert [stage.global_ for stage in problem.space.stages] == [s.global_ for s in space.stages]
+    found = solve(problem)
+    space.validate(found.architecture)
+    assert found.ms == table.total_ms(found.architecture)
+
+
+def test_rows_of_a_block_without_any_other_expansion_must_be_measured(older_table):
+    space = load_space("efficientformer_small")
+    table = older_table(space)
+    rows = [row for row in table.rows.values() if row.kind != "mb4d" or "x8x8" not in row.input]
+    with pytest.raises(MissingRows, match="no row for mb4d"):
+        pose(space, make_table(table.device, rows), default_scores(space))

@@ -10,10 +10,9 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-import nas
 from nas.errors import InputError
 from nas.latency import LatencyTable
-from nas.search import Evaluated, Evaluations, Problem, Scores, StudySettings, pose
+from nas.search import Evaluated, Evaluations, Problem, Scores, StudySettings, pose, solve
 from nas.search.engines.exact import front
 from nas.search.engines.learned import LearnedCosts, learned_front
 from nas.space import Architecture, Space
@@ -126,11 +125,9 @@ def test_draws_narrow_down_around_what_is_expected(
 def test_the_engine_finds_the_best_member_where_the_recorded_scores_mislead(
     problem: Problem, judge: Judge
 ) -> None:
-    found = nas.search.solve(problem)
-    recorded = nas.search.solve(replace(problem, engine="exact"))
-    best = nas.search.solve(
-        replace(problem, engine="exact", scores=judge.scores)
-    )  # tanh changes no order
+    found = solve(problem)
+    recorded = solve(replace(problem, engine="exact"))
+    best = solve(replace(problem, engine="exact", scores=judge.scores))  # tanh changes no order
     assert len(judge.asked) == len(set(judge.asked)) <= MOST
     drops = [judge.drop(each.architecture) for each in (best, found, recorded)]
     assert drops[0] <= drops[1] <= drops[0] + 0.05 < drops[2] - 0.5, drops
@@ -147,21 +144,19 @@ def test_the_same_seed_looks_at_the_same_members(problem: Problem, judge: Judge)
     asked = []
     for seed in (1, 1, 2):
         judge.asked = []
-        nas.search.solve(
-            replace(problem, evaluations=Evaluations(judge), study=StudySettings(MOST, seed))
-        )
+        solve(replace(problem, evaluations=Evaluations(judge), study=StudySettings(MOST, seed)))
         asked.append(judge.asked)
     assert asked[0] == asked[1] != asked[2]
 
 
 def test_without_evaluations_it_says_what_is_missing(problem: Problem) -> None:
     with pytest.raises(InputError, match="give --score-by evaluate"):
-        nas.search.solve(replace(problem, evaluations=None))
+        solve(replace(problem, evaluations=None))
 
 
 def test_a_single_trial_is_too_few(problem: Problem) -> None:
     with pytest.raises(InputError, match=r"trials 1: .* at least one more"):
-        nas.search.solve(replace(problem, study=StudySettings(1)))
+        solve(replace(problem, study=StudySettings(1)))
 
 
 def hypervolume(

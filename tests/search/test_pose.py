@@ -8,11 +8,14 @@ from dataclasses import replace
 import pytest
 
 import nas
+from nas.accuracy import load_scores
 from nas.errors import InputError
+from nas.latency import load_table
 from nas.search import Evaluations, pose, search, solve
 from nas.search.compare import answers
 from nas.search.engines.exact import front
 from nas.search.fastest import fastest
+from nas.space import load_space
 
 
 class _Judge:
@@ -143,3 +146,16 @@ def test_frozen_parts_are_those_of_the_smallest_published_member(parts):
     nobodys = replace(space, published={})
     largest = pose(nobodys, table, scores, freeze=["stage1"])
     assert largest.start is not None and largest.start.widths == space.largest().widths
+
+
+@pytest.mark.parametrize("name", ["efficientformer", "swiftformer", "emo"])
+def test_a_search_keeps_to_the_choices_that_the_scores_know(name: str) -> None:
+    """The recorded scores are older than the expansions below those of published members."""
+    space = load_space(name)
+    scores = load_scores(f"{name}-cifar10")
+    problem = pose(space, load_table("iphone12"), scores)
+    assert problem.space.stages == scores.scored.stages != space.stages
+    assert set(problem.space.published) == set(space.published)
+    assert [text.split(":")[0] for text in problem.unscored] == [f"stage {n}" for n in range(1, 5)]
+    known = pose(problem.space, load_table("iphone12"), scores)
+    assert known.unscored == ()

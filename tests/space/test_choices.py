@@ -144,12 +144,12 @@ BAD = [
     (
         LOCAL_1,
         LOCAL_1.replace("[1, 2]", "[1, 2, 0]"),
-        "9: stages[0].local: mb4d: expansion 0 must be at least 1",
+        "9: stages[0].local: mb4d: expansion 0 must be at least 0.25",
     ),
     (
         LOCAL_1,
         LOCAL_1.replace("[1, 2]", "[1, [2]]"),
-        "9: stages[0].local: mb4d: expansion: Input should be a valid int",
+        "9: stages[0].local: mb4d: expansion: Input should be a valid number",
     ),
     (
         LOCAL_1,

@@ -109,7 +109,7 @@ def test_every_space_is_valid(name: str) -> None:
         (("format",), "nas-space-9"),
         (("resolution",), [224]),
         (("stages", 0, "local", "expansoin"), 4),
-        (("stages", 0, "local", "expansion"), 2.5),
+        (("stages", 0, "local", "pool"), 2.5),
         (("stages", 0, "local", "expansion"), [4, "many"]),
         (("stages", 0, "local", "kind"), "conv_stem"),
         (("stages", 0, "local", "kind"), "identity"),

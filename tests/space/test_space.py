@@ -184,7 +184,7 @@ L1 = SPACE.published["efficientformer_l1"]
         ),
         (L1.with_stage(0, L1.stages[0].with_block(0, MB3D())), "stage 1: mb3d"),
         (
-            L1.with_stage(2, L1.stages[2].with_block(1, MB4D(expansion=3))),
+            L1.with_stage(2, L1.stages[2].with_block(1, MB4D(expansion=5))),
             "is not a candidate here (expected one of mb4d",
         ),
         (
@@ -247,7 +247,7 @@ GLOBAL = "global: {kind: mb3d}"
 HEAD = "head: {kind: token_head, classes: 1000, distillation: true}"
 MEMBER = (
     "efficientformer_l1: {widths: [48, 96, 224, 448], depths: [3, 2, 6, 4], attention: [0, 0,"
-    " 0, 1]}"
+    " 0, 1], block: {expansion: 4}}"
 )
 
 BAD = [
@@ -312,7 +312,7 @@ BAD = [
     (
         LOCAL,
         LOCAL.replace("}", ", expansion: 0}"),
-        "17: stages[0].local: mb4d: expansion 0 must be at least 1",
+        "17: stages[0].local: mb4d: expansion 0 must be at least 0.25",
     ),
     (LOCAL, LOCAL.replace("}", ", pool: 2}"), "17: stages[0].local: mb4d: pool 2 must be odd"),
     (

@@ -118,41 +118,45 @@ def every_move(space: Space, arch: Architecture) -> list[Move]:
     return [*(move for move in moves(space, arch) if not isinstance(move, Narrow)), *widths]
 
 
-@pytest.fixture(params=[2**25, 2**16], ids=["whole", "in pieces"])
-def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All images pass an operation at once, or a few of them do."""
-    monkeypatch.setattr(evaluate, "_PIECE_BYTES", {"cpu": request.param})
+PIECE_BYTES = (2**25, 2**16)
+"""All images pass an operation at once, or a few of them do."""
 
 
-@pytest.mark.usefixtures("pieces")
-def test_with_choices_walking_together_equals_evaluating_alone(choosing: Evaluator) -> None:
-    check_alone(choosing, 2)
+def test_with_choices_walking_together_equals_evaluating_alone(
+    choosing: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_alone(choosing, 2, monkeypatch)
 
 
-@pytest.mark.usefixtures("pieces")
-def test_walking_together_equals_evaluating_alone(evaluator: Evaluator) -> None:
-    check_alone(evaluator, 3)
+def test_walking_together_equals_evaluating_alone(
+    evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_alone(evaluator, 3, monkeypatch)
 
 
-def check_alone(evaluator: Evaluator, widths: int) -> None:
+def check_alone(evaluator: Evaluator, widths: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compare with networks that are built, calibrated on one batch and run on another."""
     wanted = variants(evaluator.supernet.space, widths)
-    rows = {row.key: row for row in evaluator.evaluate(wanted)}
-    assert rows.keys() == {variant.key for variant in wanted}
+    walks = []
+    for size in PIECE_BYTES:
+        monkeypatch.setattr(evaluate, "_PIECE_BYTES", {"cpu": size})
+        walks.append({row.key: row for row in evaluator.evaluate(wanted)})
+        assert walks[-1].keys() == {variant.key for variant in wanted}
+    labels = torch.from_numpy(images(HELD_OUT, 1).labels)
     right = {}
     for variant in wanted:
         logits = answers_alone(evaluator, variant.arch)
-        labels = torch.from_numpy(images(HELD_OUT, 1).labels)
         loss = float(nn.functional.cross_entropy(logits, labels))
         right[variant.key] = logits.argmax(dim=1) == labels
-        row = rows[variant.key]
-        assert row.loss == pytest.approx(loss, abs=1e-4, rel=1e-4), variant.key
-        assert row.accuracy == pytest.approx(100 * float(right[variant.key].double().mean()))
         before = right[variant.base]
-        assert (row.lost, row.gained) == (
-            int((before & ~right[variant.key]).sum()),
-            int((right[variant.key] & ~before).sum()),
-        )
+        for rows in walks:
+            row = rows[variant.key]
+            assert row.loss == pytest.approx(loss, abs=1e-4, rel=1e-4), variant.key
+            assert row.accuracy == pytest.approx(100 * float(right[variant.key].double().mean()))
+            assert (row.lost, row.gained) == (
+                int((before & ~right[variant.key]).sum()),
+                int((right[variant.key] & ~before).sum()),
+            )
 
 
 @torch.no_grad()

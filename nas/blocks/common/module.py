@@ -38,6 +38,7 @@ from nas.blocks.module import (
     to_map,
     to_tokens,
 )
+from nas.blocks.spec import hidden_width
 
 
 class FlattenBlock(Block):
@@ -174,7 +175,7 @@ class ResBlockBlock(Block):
     def __init__(self, spec: ResBlock, shape: Shape) -> None:
         super().__init__()
         channels = shape.channels
-        hidden = spec.expansion * shape.channels
+        hidden = hidden_width(spec.expansion, channels)
         self.first = ConvNorm(channels, hidden, spec.kernel, bias=False, conv=NormalConv2d)
         self.activation = ACTIVATIONS[spec.activation]()
         self.second = ConvNorm(hidden, channels, spec.kernel, bias=False, conv=NormalConv2d)
@@ -210,7 +211,7 @@ class _MBConvBottleneck(Block):
 
     def __init__(self, spec: MBConv | MBConvDown, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        hidden = spec.expansion * channels
+        hidden = hidden_width(spec.expansion, channels)
         norm = not spec.fewer_norm
         self.expand = _conv(channels, hidden, norm=norm)
         self.depthwise = _conv(hidden, hidden, spec.kernel, stride, groups=hidden, norm=norm)
@@ -278,7 +279,7 @@ class _FusedMBConvBottleneck(Block):
         self, spec: FusedMBConv | FusedMBConvDown, channels: int, width: int, stride: int
     ) -> None:
         super().__init__()
-        hidden = spec.expansion * channels
+        hidden = hidden_width(spec.expansion, channels)
         self.expand = ConvNorm(channels, hidden, spec.kernel, stride, bias=False, conv=NormalConv2d)
         self.activation = ACTIVATIONS[spec.activation]()
         self.project = ConvNorm(hidden, width, bias=False, conv=NormalConv2d)

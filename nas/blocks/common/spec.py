@@ -11,12 +11,15 @@ from nas.blocks.spec import (
     BlockSpec,
     EntrySpec,
     Examples,
+    Expansion,
     HeadSpec,
     Layout,
     Shape,
     Trace,
+    hidden_width,
     require,
     require_activation,
+    require_expansion,
 )
 
 
@@ -151,12 +154,12 @@ class ResBlock(BlockSpec):
     examples: ClassVar[Examples] = (("expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:ResBlockBlock"
 
-    expansion: int = 1
+    expansion: Expansion = 1
     kernel: int = 3
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
+        require_expansion(self.expansion)
         require(
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
@@ -164,9 +167,8 @@ class ResBlock(BlockSpec):
         require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
-        trace = (
-            Trace(shape).conv(self.expansion * shape.channels, self.kernel, bias=False).batch_norm()
-        )
+        hidden = hidden_width(self.expansion, shape.channels)
+        trace = Trace(shape).conv(hidden, self.kernel, bias=False).batch_norm()
         trace.activation(self.activation)
         return trace.conv(shape.channels, self.kernel, bias=False).batch_norm().residual()
 
@@ -192,7 +194,7 @@ class MBConv(BlockSpec):
     )
     module: ClassVar[str] = "nas.blocks.common.module:MBConvBlock"
 
-    expansion: int = 4
+    expansion: Expansion = 4
     kernel: int = 3
     fewer_norm: bool = False
     activation: Activation = "hardswish"
@@ -219,7 +221,7 @@ class MBConvDown(EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: int = 4
+    expansion: Expansion = 4
     kernel: int = 3
     fewer_norm: bool = False
     activation: Activation = "hardswish"
@@ -233,7 +235,7 @@ class MBConvDown(EntrySpec):
 
 
 def _check_mbconv(spec: MBConv | MBConvDown) -> None:
-    require(spec.expansion >= 1, f"expansion {spec.expansion} must be at least 1")
+    require_expansion(spec.expansion)
     require(
         spec.kernel >= 1 and spec.kernel % 2 == 1,
         f"kernel {spec.kernel} must be odd, to keep the map's size",
@@ -243,7 +245,7 @@ def _check_mbconv(spec: MBConv | MBConvDown) -> None:
 
 def _trace_mbconv(spec: MBConv | MBConvDown, shape: Shape, width: int, stride: int) -> Trace:
     trace = Trace(shape)
-    hidden = spec.expansion * shape.channels
+    hidden = hidden_width(spec.expansion, shape.channels)
     # The 1x1 expansion, then the depthwise convolution, which has the stride. Each has a norm, or a
     # bias in its place; the projection below always has a norm.
     for kernel, step, groups in ((1, 1, 1), (spec.kernel, stride, hidden)):
@@ -271,7 +273,7 @@ class FusedMBConv(BlockSpec):
     examples: ClassVar[Examples] = (("expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.common.module:FusedMBConvBlock"
 
-    expansion: int = 4
+    expansion: Expansion = 4
     kernel: int = 3
     activation: Activation = "hardswish"
 
@@ -298,7 +300,7 @@ class FusedMBConvDown(EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: int = 4
+    expansion: Expansion = 4
     kernel: int = 3
     activation: Activation = "hardswish"
 
@@ -311,7 +313,7 @@ class FusedMBConvDown(EntrySpec):
 
 
 def _check_fused_mbconv(spec: FusedMBConv | FusedMBConvDown) -> None:
-    require(spec.expansion >= 1, f"expansion {spec.expansion} must be at least 1")
+    require_expansion(spec.expansion)
     require(
         spec.kernel >= 1 and spec.kernel % 2 == 1,
         f"kernel {spec.kernel} must be odd, to keep the map's size",
@@ -324,7 +326,7 @@ def _trace_fused_mbconv(
 ) -> Trace:
     trace = (
         Trace(shape)
-        .conv(spec.expansion * shape.channels, spec.kernel, stride, bias=False)
+        .conv(hidden_width(spec.expansion, shape.channels), spec.kernel, stride, bias=False)
         .batch_norm()
     )
     return trace.activation(spec.activation).conv(width, bias=False).batch_norm()

@@ -25,6 +25,7 @@ from nas.blocks.module import (
     norm_axes,
 )
 from nas.blocks.prefixes import stage_prefixes
+from nas.blocks.spec import hidden_width
 
 _MLP = {
     "expand.conv": "mlp.fc1",
@@ -55,7 +56,7 @@ class MB4DBlock(Block):
     def __init__(self, spec: MB4D, shape: Shape) -> None:
         super().__init__()
         channels = shape.channels
-        hidden = spec.expansion * shape.channels
+        hidden = hidden_width(spec.expansion, channels)
         self.pool = nn.AvgPool2d(
             spec.pool, stride=1, padding=spec.pool // 2, count_include_pad=False
         )
@@ -130,9 +131,10 @@ class MB3DBlock(BiasedBlock):
         self.mixer_projection = nn.Linear(spec.heads * spec.value_dim, channels)
         self.mixer_scale = layer_scale(channels)
         self.mlp_norm = nn.LayerNorm(channels)
-        self.expand = nn.Linear(channels, spec.expansion * channels)
+        hidden = hidden_width(spec.expansion, channels)
+        self.expand = nn.Linear(channels, hidden)
         self.activation = ACTIVATIONS[spec.activation]()
-        self.project = nn.Linear(spec.expansion * channels, channels)
+        self.project = nn.Linear(hidden, channels)
         self.mlp_scale = layer_scale(channels)
         self.apply(init_linear)
 

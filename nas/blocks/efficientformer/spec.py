@@ -10,14 +10,17 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     Examples,
+    Expansion,
     HeadSpec,
     Layer,
     Layout,
     Mixer,
     Shape,
     Trace,
+    hidden_width,
     require,
     require_activation,
+    require_expansion,
 )
 
 
@@ -34,12 +37,12 @@ class MB4D(BlockSpec):
     module: ClassVar[str] = "nas.blocks.efficientformer.module:MB4DBlock"
     mixer: ClassVar[Mixer] = "pool"
 
-    expansion: int = 4
+    expansion: Expansion = 4
     pool: int = 3
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
+        require_expansion(self.expansion)
         require(
             self.pool >= 1 and self.pool % 2 == 1,
             f"pool {self.pool} must be odd, to keep the map's size",
@@ -50,7 +53,9 @@ class MB4D(BlockSpec):
         # Published code has X + s1 (Pool(X) - X), where Eq. 3 has X + Pool(X): the first `residual`
         # is the subtraction.
         trace = Trace(shape).pool().residual().layer_scale().residual()
-        trace.conv(self.expansion * shape.channels).batch_norm().activation(self.activation)
+        trace.conv(hidden_width(self.expansion, shape.channels)).batch_norm().activation(
+            self.activation
+        )
         return trace.conv(shape.channels).batch_norm().layer_scale().residual()
 
 
@@ -83,11 +88,12 @@ class MB3D(BlockSpec):
     heads: int = 8
     key_dim: int = 32
     value_ratio: int = 4
-    expansion: int = 4
+    expansion: Expansion = 4
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        for name in ("heads", "key_dim", "value_ratio", "expansion"):
+        require_expansion(self.expansion)
+        for name in ("heads", "key_dim", "value_ratio"):
             require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
         require_activation(self.activation)
 
@@ -121,7 +127,8 @@ class MB3D(BlockSpec):
         # The attention gives (B, N, heads * value_dim), from which a linear layer makes (B, N, C).
         trace.shape = Shape(values, shape.height, shape.width, "tokens")
         trace.linear(shape.channels).layer_scale().residual()
-        trace.layer_norm().linear(self.expansion * shape.channels).activation(self.activation)
+        trace.layer_norm().linear(hidden_width(self.expansion, shape.channels))
+        trace.activation(self.activation)
         return trace.linear(shape.channels).layer_scale().residual()
 
 

@@ -25,6 +25,7 @@ from nas.blocks.module import (
     within,
 )
 from nas.blocks.prefixes import stage_prefixes
+from nas.blocks.spec import hidden_width
 
 
 class ConvFFNBlock(Block):
@@ -53,7 +54,7 @@ class ConvFFNBlock(Block):
     def __init__(self, spec: ConvFFN, shape: Shape) -> None:
         super().__init__()
         channels = shape.channels
-        hidden = spec.expansion * shape.channels
+        hidden = hidden_width(spec.expansion, shape.channels)
         self.expand = ConvNorm(channels, hidden).apply(init_linear)
         self.middle = ConvNorm(hidden, hidden, spec.kernel, groups=hidden)
         self.activation = ACTIVATIONS[spec.activation]()

@@ -11,12 +11,15 @@ from nas.blocks.spec import (
     BlockSpec,
     EntrySpec,
     Examples,
+    Expansion,
     Layer,
     Mixer,
     Shape,
     Trace,
+    hidden_width,
     require,
     require_activation,
+    require_expansion,
     softmax_attention,
 )
 
@@ -38,12 +41,12 @@ class ConvFFN(BlockSpec):
     examples: ClassVar[Examples] = (("expansion=2", "8x6x6"),)
     module: ClassVar[str] = "nas.blocks.efficientformerv2.module:ConvFFNBlock"
 
-    expansion: int = 4
+    expansion: Expansion = 4
     kernel: int = 3
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
+        require_expansion(self.expansion)
         require(
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
@@ -51,7 +54,7 @@ class ConvFFN(BlockSpec):
         require_activation(self.activation)
 
     def trace(self, shape: Shape) -> Trace:
-        hidden = self.expansion * shape.channels
+        hidden = hidden_width(self.expansion, shape.channels)
         trace = Trace(shape).conv(hidden).batch_norm().activation(self.activation)
         trace.conv(hidden, self.kernel, groups=hidden).batch_norm().activation(self.activation)
         return trace.conv(shape.channels).batch_norm().layer_scale().residual()
@@ -85,7 +88,7 @@ class AttentionFFN(BlockSpec):
     module: ClassVar[str] = "nas.blocks.efficientformerv2.module:AttentionFFNBlock"
     mixer: ClassVar[Mixer] = "attention"
 
-    expansion: int = 4
+    expansion: Expansion = 4
     heads: int = 8
     key_dim: int = 32
     value_ratio: int = 4

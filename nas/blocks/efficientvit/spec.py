@@ -11,6 +11,7 @@ from nas.blocks.spec import (
     BlockSpec,
     EntrySpec,
     Examples,
+    Expansion,
     HeadSpec,
     Layer,
     Mixer,
@@ -18,6 +19,7 @@ from nas.blocks.spec import (
     Trace,
     require,
     require_activation,
+    require_expansion,
 )
 
 StemBlock = Literal["dsconv", "res_block"]
@@ -92,15 +94,15 @@ class EfficientViTModule(BlockSpec):
     mixer: ClassVar[Mixer] = "attention"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "head_dim", "activation")
 
-    expansion: int = 4
+    expansion: Expansion = 4
     head_dim: int = 16
     kernel: int = 5
     fewer_norm: bool = True
     activation: Activation = "hardswish"
 
     def __post_init__(self) -> None:
-        for name in ("expansion", "head_dim"):
-            require(getattr(self, name) >= 1, f"{name} {getattr(self, name)} must be at least 1")
+        require_expansion(self.expansion)
+        require(self.head_dim >= 1, f"head_dim {self.head_dim} must be at least 1")
         require(
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -17,6 +16,7 @@ from nas.blocks.spec import (
     Trace,
     require,
     require_activation,
+    require_expansion,
 )
 
 
@@ -227,10 +227,7 @@ class IRMBDown(EntrySpec):
 
 
 def _require_common(spec: IRMB | IRMBDown) -> None:
-    require(
-        1 <= spec.expansion < math.inf,
-        f"expansion {spec.expansion:g} must be at least 1, and finite",
-    )
+    require_expansion(spec.expansion)
     require(
         spec.norm in get_args(Norm), f"norm '{spec.norm}' is not one of {', '.join(get_args(Norm))}"
     )

@@ -43,7 +43,7 @@ from nas.blocks.module import (
     within,
 )
 from nas.blocks.prefixes import stage_prefixes
-from nas.blocks.spec import eights
+from nas.blocks.spec import eights, hidden_width
 
 _DOUBLED = Repeated("in", MULTIPLIER, adjacent=True)
 """Outputs of a depthwise convolution with several per input channel."""
@@ -190,9 +190,10 @@ class ConvFFN(nn.Module):
             bias=False,
             conv=NormalConv2d,
         )
-        self.expand = NormalConv2d(channels, spec.expansion * channels, 1)
+        hidden = hidden_width(spec.expansion, channels)
+        self.expand = NormalConv2d(channels, hidden, 1)
         self.activation = ACTIVATIONS[spec.activation]()
-        self.project = NormalConv2d(spec.expansion * channels, channels, 1)
+        self.project = NormalConv2d(hidden, channels, 1)
         self.scale: nn.Parameter | None = layer_scale(channels)
 
     def forward(self, x_bchw: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from nas.blocks.spec import (
     Activation,
     EntrySpec,
     Examples,
+    Expansion,
     HeadSpec,
     Layer,
     Mixer,
@@ -21,8 +22,10 @@ from nas.blocks.spec import (
     Trace,
     TwoForms,
     eights,
+    hidden_width,
     require,
     require_activation,
+    require_expansion,
     softmax_attention,
 )
 
@@ -133,7 +136,7 @@ class RepMixer(TwoForms):
     module: ClassVar[str] = "nas.blocks.fastvit.module:RepMixerBlock"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "kernel", "ffn_kernel", "activation")
 
-    expansion: int = 4
+    expansion: Expansion = 4
     kernel: int = 3
     ffn_kernel: int = 7
     activation: Activation = "gelu"
@@ -183,7 +186,7 @@ class FastViTAttention(TwoForms):
     mixer: ClassVar[Mixer] = "attention"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "encoding", "ffn_kernel", "activation")
 
-    expansion: int = 4
+    expansion: Expansion = 4
     head_dim: int = 32
     encoding: int = 0
     ffn_kernel: int = 7
@@ -225,12 +228,12 @@ class FastViTAttention(TwoForms):
 def _walk_ffn(spec: RepMixer | FastViTAttention, trace: Trace) -> Trace:
     channels = trace.shape.channels
     trace.conv(channels, spec.ffn_kernel, groups=channels, bias=False).batch_norm()
-    trace.conv(spec.expansion * channels).activation(spec.activation)
+    trace.conv(hidden_width(spec.expansion, channels)).activation(spec.activation)
     return trace.conv(channels).folded_scale().residual()
 
 
 def _require_ffn(spec: RepMixer | FastViTAttention) -> None:
-    require(spec.expansion >= 1, f"expansion {spec.expansion} must be at least 1")
+    require_expansion(spec.expansion)
     require(
         spec.ffn_kernel >= 1 and spec.ffn_kernel % 2 == 1,
         f"ffn_kernel {spec.ffn_kernel} must be odd, to keep the map's size",

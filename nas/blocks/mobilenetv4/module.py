@@ -36,6 +36,7 @@ from nas.blocks.module import (
     linear_axes,
     within,
 )
+from nas.blocks.spec import hidden_width
 
 
 class MobileNetV4StemBlock(Block):
@@ -75,7 +76,7 @@ class ConvDownBlock(Block):
 
     def __init__(self, spec: ConvDown, shape: Shape) -> None:
         super().__init__()
-        hidden = spec.expansion * shape.channels
+        hidden = hidden_width(spec.expansion, shape.channels)
         self.spatial = ConvNorm(shape.channels, hidden, spec.kernel, stride=2, bias=False)
         self.project = ConvNorm(hidden, spec.width, bias=False)
         self.activation = ACTIVATIONS[spec.activation]()
@@ -213,7 +214,7 @@ class _Bottleneck(Block):
 
     def __init__(self, spec: UIB | UIBDown, channels: int, width: int, stride: int) -> None:
         super().__init__()
-        hidden = spec.expansion * channels
+        hidden = hidden_width(spec.expansion, channels)
         first, second = strides(spec, stride)
         self.start = _depthwise(channels, spec.start_kernel, first)
         self.expand = ConvNorm(channels, hidden, bias=False)

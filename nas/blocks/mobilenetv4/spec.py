@@ -11,12 +11,15 @@ from nas.blocks.spec import (
     BlockSpec,
     EntrySpec,
     Examples,
+    Expansion,
     HeadSpec,
     Layer,
     Shape,
     Trace,
+    hidden_width,
     require,
     require_activation,
+    require_expansion,
 )
 
 
@@ -63,13 +66,13 @@ class ConvDown(EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: int = 1
+    expansion: Expansion = 1
     kernel: int = 3
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         require(self.width >= 1, f"width {self.width} must be positive")
-        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
+        require_expansion(self.expansion)
         require(
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to halve the map",
@@ -78,7 +81,8 @@ class ConvDown(EntrySpec):
 
     def trace(self, shape: Shape) -> Trace:
         trace = Trace(shape)
-        trace.conv(self.expansion * shape.channels, self.kernel, stride=2, bias=False).batch_norm()
+        hidden = hidden_width(self.expansion, shape.channels)
+        trace.conv(hidden, self.kernel, stride=2, bias=False).batch_norm()
         trace.activation(self.activation).conv(self.width, bias=False).batch_norm()
         return trace.activation(self.activation)
 
@@ -130,7 +134,7 @@ class UIB(BlockSpec):
         "activation",
     )
 
-    expansion: int = 4
+    expansion: Expansion = 4
     start_kernel: int = 0
     middle_kernel: int = 0
     heads: int = 0
@@ -223,7 +227,7 @@ class UIBDown(EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: int = 4
+    expansion: Expansion = 4
     start_kernel: int = 0
     middle_kernel: int = 0
     layer_scale: bool = False
@@ -248,7 +252,7 @@ def strides(spec: UIB | UIBDown, stride: int) -> tuple[int, int]:
 
 def _trace_bottleneck(spec: UIB | UIBDown, trace: Trace, width: int, stride: int) -> Trace:
     channels = trace.shape.channels
-    hidden = spec.expansion * channels
+    hidden = hidden_width(spec.expansion, channels)
     first, second = strides(spec, stride)
     if spec.start_kernel:
         trace.conv(channels, spec.start_kernel, first, groups=channels, bias=False).batch_norm()
@@ -261,7 +265,7 @@ def _trace_bottleneck(spec: UIB | UIBDown, trace: Trace, width: int, stride: int
 
 
 def _require_bottleneck(spec: UIB | UIBDown) -> None:
-    require(spec.expansion >= 1, f"expansion {spec.expansion} must be at least 1")
+    require_expansion(spec.expansion)
     for name in ("start_kernel", "middle_kernel"):
         kernel = getattr(spec, name)
         require(

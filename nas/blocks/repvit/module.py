@@ -30,7 +30,7 @@ from nas.blocks.module import (
 )
 from nas.blocks.prefixes import stage_prefixes
 from nas.blocks.repvit.spec import RepViTBlock, RepViTDown, RepViTHead, RepViTStem
-from nas.blocks.spec import eights
+from nas.blocks.spec import eights, hidden_width
 
 
 class RepViTStemBlock(Block):
@@ -121,9 +121,10 @@ class FFN(nn.Module):
 
     def __init__(self, spec: RepViTBlock | RepViTDown, channels: int) -> None:
         super().__init__()
-        self.expand = ConvNorm(channels, spec.expansion * channels, bias=False)
+        hidden = hidden_width(spec.expansion, channels)
+        self.expand = ConvNorm(channels, hidden, bias=False)
         self.activation = ACTIVATIONS[spec.activation]()
-        self.project = ConvNorm(spec.expansion * channels, channels, bias=False)
+        self.project = ConvNorm(hidden, channels, bias=False)
         # The authors' start: the branch is zero, so that a deep network begins as its shortcuts.
         nn.init.zeros_(self.project.norm.weight)
 

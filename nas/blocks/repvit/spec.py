@@ -10,13 +10,16 @@ from nas.blocks.spec import (
     Activation,
     EntrySpec,
     Examples,
+    Expansion,
     HeadSpec,
     Shape,
     Trace,
     TwoForms,
     eights,
+    hidden_width,
     require,
     require_activation,
+    require_expansion,
 )
 
 
@@ -73,7 +76,7 @@ class RepViTBlock(TwoForms):
     module: ClassVar[str] = "nas.blocks.repvit.module:RepViTBlockBlock"
     elastic: ClassVar[tuple[str, ...]] = ("expansion", "kernel", "squeeze", "activation")
 
-    expansion: int = 2
+    expansion: Expansion = 2
     kernel: int = 3
     squeeze: bool = False
     activation: Activation = "gelu"
@@ -108,7 +111,7 @@ class RepViTDown(TwoForms, EntrySpec):
     counts_as_block: ClassVar[bool] = True
 
     width: int
-    expansion: int = 2
+    expansion: Expansion = 2
     kernel: int = 3
     activation: Activation = "gelu"
 
@@ -135,12 +138,13 @@ def _walk_mixing(spec: RepViTBlock | RepViTDown, trace: Trace) -> Trace:
 
 def _walk_ffn(spec: RepViTBlock | RepViTDown, trace: Trace) -> Trace:
     channels = trace.shape.channels
-    trace.conv(spec.expansion * channels, bias=False).batch_norm().activation(spec.activation)
+    trace.conv(hidden_width(spec.expansion, channels), bias=False).batch_norm()
+    trace.activation(spec.activation)
     return trace.conv(channels, bias=False).batch_norm().residual()
 
 
 def _require_block(spec: RepViTBlock | RepViTDown) -> None:
-    require(spec.expansion >= 1, f"expansion {spec.expansion} must be at least 1")
+    require_expansion(spec.expansion)
     require(
         spec.kernel > 1 and spec.kernel % 2 == 1,
         f"kernel {spec.kernel} must be odd and at least 3, to mix positions",

@@ -24,6 +24,7 @@ from nas.blocks.module import (
     layer_scale,
     within,
 )
+from nas.blocks.spec import hidden_width
 
 _CONVS = {
     "depthwise.conv": "dwconv",
@@ -50,7 +51,7 @@ class ConvEncoderBlock(Block):
     def __init__(self, spec: ConvEncoder, shape: Shape) -> None:
         super().__init__()
         channels = shape.channels
-        hidden = spec.expansion * shape.channels
+        hidden = hidden_width(spec.expansion, channels)
         self.depthwise = ConvNorm(channels, channels, spec.kernel, groups=channels)
         self.expand = nn.Conv2d(channels, hidden, 1)
         self.activation = ACTIVATIONS[spec.activation]()
@@ -172,7 +173,7 @@ class AdditiveEncoderBlock(Block):
     def __init__(self, spec: AdditiveEncoder, shape: Shape) -> None:
         super().__init__()
         channels = shape.channels
-        hidden = spec.expansion * shape.channels
+        hidden = hidden_width(spec.expansion, channels)
         self.local = ConvEncoderBlock(spec.local, shape)
         self.attention = AdditiveAttention(channels)
         self.mixer_scale = layer_scale(channels)

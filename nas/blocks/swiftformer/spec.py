@@ -10,12 +10,15 @@ from nas.blocks.spec import (
     Activation,
     BlockSpec,
     Examples,
+    Expansion,
     Layer,
     Mixer,
     Shape,
     Trace,
+    hidden_width,
     require,
     require_activation,
+    require_expansion,
 )
 
 
@@ -38,12 +41,12 @@ class ConvEncoder(BlockSpec):
     )
     module: ClassVar[str] = "nas.blocks.swiftformer.module:ConvEncoderBlock"
 
-    expansion: int = 4
+    expansion: Expansion = 4
     kernel: int = 3
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
+        require_expansion(self.expansion)
         require(
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
@@ -56,7 +59,7 @@ class ConvEncoder(BlockSpec):
             .conv(shape.channels, kernel=self.kernel, groups=shape.channels)
             .batch_norm()
         )
-        trace.conv(self.expansion * shape.channels).activation(self.activation)
+        trace.conv(hidden_width(self.expansion, shape.channels)).activation(self.activation)
         return trace.conv(shape.channels).layer_scale().residual()
 
 
@@ -88,12 +91,12 @@ class AdditiveEncoder(BlockSpec):
     module: ClassVar[str] = "nas.blocks.swiftformer.module:AdditiveEncoderBlock"
     mixer: ClassVar[Mixer] = "attention"
 
-    expansion: int = 4
+    expansion: Expansion = 4
     kernel: int = 3
     activation: Activation = "gelu"
 
     def __post_init__(self) -> None:
-        require(self.expansion >= 1, f"expansion {self.expansion} must be at least 1")
+        require_expansion(self.expansion)
         require(
             self.kernel >= 1 and self.kernel % 2 == 1,
             f"kernel {self.kernel} must be odd, to keep the map's size",
@@ -124,7 +127,8 @@ class AdditiveEncoder(BlockSpec):
         )
         # Eq. 4: T and the addition of the query, then W_o, the layer scale and the stream.
         trace.conv(channels).residual().conv(channels).layer_scale().residual()
-        trace.batch_norm().conv(self.expansion * channels).activation(self.activation)
+        trace.batch_norm().conv(hidden_width(self.expansion, channels))
+        trace.activation(self.activation)
         return trace.conv(channels).layer_scale().residual()
 
 

@@ -209,8 +209,9 @@ class Adb:
             )
             raise NoAnswer(str(error), reason=error.reason) from None
         except AdbError as error:
-            # An error without text: adbutils read nothing where an answer belongs.
-            if not error.args or not error.args[-1]:
+            # An error without text: adbutils read nothing where an answer belongs. A server that
+            # ends meanwhile gives an error of any text.
+            if not error.args or not error.args[-1] or not server_runs():
                 raise self.lost(*self._closed()) from None
             reason = " ".join(" ".join(map(str, error.args)).split())
             raise self.lost(*(_meaning(reason) or (f"adb says '{reason}'", _PLUG))) from None

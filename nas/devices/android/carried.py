@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from nas.devices.android.adb import MODERATE, TEMPORARY, reason_in
 from nas.devices.android.benchmark_tool import (
     ACCELERATOR_VARIABLE,
@@ -42,12 +44,15 @@ from nas.devices.android.device import (
     timing,
 )
 from nas.devices.board.runner.measuring import BOUND, EVERY, PAUSES_S
-from nas.devices.board.runner.results import RESULTS_FILE, RESULTS_FORMAT, read_results
+from nas.devices.board.runner.plan import PLAN_FILE, check_text
+from nas.devices.board.runner.results import RESULTS_FILE, RESULTS_FORMAT, is_timing, read_results
+from nas.devices.info import DeviceInfo
 from nas.devices.kinds import BundlePrograms, Entry, Settings
 from nas.devices.phones import Phone
 from nas.devices.precision import check_precision
 from nas.errors import InputError
-from nas.files import read_text, replacing, write_text
+from nas.files import check_regular, read_text, replacing, write_text
+from nas.validation import explain
 
 RUNNER = "run.sh"
 TOOL = "benchmark_model"
@@ -61,6 +66,9 @@ LIMIT_S = 600
 """Maximum duration of one load in seconds; a slow operation then fails, not the phone."""
 _NO_GPU = "GPU accelerator could not be loaded"
 _DEVICE_KEYS = ("bundle", "model", "chip", "android", "build", "cores", "date")
+_NUMBER = r"[0-9]{1,9}"
+_MASK = r"[0-9a-f]{0,256}"
+"""A hexadecimal mask of cores; empty for all of them."""
 MOST_BYTES = 1 << 24
 """Maximum size of a result file; a file of another kind by that name may be larger."""
 
@@ -83,7 +91,7 @@ class Programs(BundlePrograms):
                 f" {' or '.join(PRECISIONS)})"
             )
         check_precision(settings.precision, f"the {unit} of Android phones", PRECISIONS[unit])
-        if not re.fullmatch(r"[0-9a-f]*", mask):
+        if not re.fullmatch(_MASK, mask):
             raise InputError(
                 f"--affinity: is not a hexadecimal mask of cores (got '{mask}', expected for"
                 " example f0 for cores 4 to 7)"
@@ -152,14 +160,22 @@ class Programs(BundlePrograms):
                 f"{folder}: holds results of run.sh and of nas profile --run. Fix: move"
                 f" {RESULTS} or {RESULTS_FILE} away"
             )
+        wrong = _wrong_setting(plan["device"])
+        if wrong:
+            raise InputError(
+                f"{folder / PLAN_FILE}: device.{wrong}: is missing or damaged. Fix: copy the bundle"
+                " again"
+            )
         observed = _observed(carried / DEVICE_FILE, plan)
-        entries: list[Entry] = [
-            {
-                "format": RESULTS_FORMAT,
-                "bundle": plan["id"],
-                "device": _device_info(plan, observed),
-            }
-        ]
+        device = _device_info(plan, observed)
+        try:
+            DeviceInfo(**device)
+        except ValidationError as error:
+            raise InputError(
+                f"{carried / DEVICE_FILE}: does not describe a device ({explain(error)}). Fix: copy"
+                " it again"
+            ) from None
+        entries: list[Entry] = [{"format": RESULTS_FORMAT, "bundle": plan["id"], "device": device}]
         for planned in plan["files"]:
             path = carried / f"{planned['digest']}.txt"
             if "failed" not in planned and path.exists():
@@ -228,6 +244,26 @@ def _settings(plan: Entry) -> Iterator[tuple[str, object]]:
     yield "look_s", round(LOOK_S)
 
 
+def _wrong_setting(device: Entry) -> str:
+    """Return the first setting of a plan's device that is missing or of the wrong type; "" without.
+
+    `read_plan` has checked what every bundle has.
+    """
+    for key in ("description", "soc", "unit", "affinity", "precision"):
+        if not isinstance(device.get(key), str):
+            return key
+    if device["unit"] not in PRECISIONS:
+        return "unit"
+    if not re.fullmatch(_MASK, device["affinity"]):
+        return "affinity"
+    if "threads" not in device:
+        return "threads"
+    tool = device.get("tool")
+    if not isinstance(tool, dict) or not all(map(check_text, map(tool.get, ("version", "sha256")))):
+        return "tool"
+    return ""
+
+
 def _observed(path: Path, plan: Entry) -> dict[str, str]:
     """Return what the phone said of itself. Raises InputError for another bundle's phone."""
     lines = _lines(path)
@@ -238,6 +274,8 @@ def _observed(path: Path, plan: Entry) -> dict[str, str]:
     for key in _DEVICE_KEYS:
         if key not in observed:
             raise InputError(f"{path}: is damaged ({key} is missing). Fix: copy it again")
+        if not check_text(observed[key]):
+            raise InputError(f"{path}: is damaged ({key} is not a text). Fix: copy it again")
     if observed["bundle"] != plan["id"]:
         raise InputError(
             f"{path}: holds the results of another bundle. Fix: replace {RESULTS} by this bundle's"
@@ -273,15 +311,16 @@ def _cores(text: str) -> set[int]:
     """Return the cores of a list of the kernel, as 0-3,7. Empty where it is not one."""
     cores: set[int] = set()
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) > 4096:
+        matched = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)
+        if matched is None:
             return set()
-        cores |= set(range(int(first), int(last or first) + 1))
+        first, last = matched[1], matched[2] or matched[1]
+        cores |= set(range(int(first), int(last) + 1))
     return cores
 
 
 def _cores_of_mask(mask: str) -> set[int]:
-    number = int(mask, 16)
+    number = int(mask or "0", 16)
     return {core for core in range(number.bit_length()) if number >> core & 1}
 
 
@@ -289,10 +328,17 @@ def _lines(path: Path) -> list[str]:
     """Return the lines of a text that came from a phone. Raises InputError where it is too large."""
     if path.is_symlink():
         raise InputError(f"{path}: is a link, expected a file. Fix: copy the results again")
+    check_regular(path)
     if path.stat().st_size > MOST_BYTES:
         raise InputError(f"{path}: is too large for a result of {RUNNER}. Fix: copy it again")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}). Fix: copy the results again"
+        ) from None
     # A tool that crashes may print any bytes.
-    return path.read_bytes().decode("utf-8", errors="replace").splitlines()
+    return content.decode("utf-8", errors="replace").splitlines()
 
 
 def _read(path: Path, digest: str) -> _Result:
@@ -307,7 +353,7 @@ def _read(path: Path, digest: str) -> _Result:
         key, _, value = line.partition(" ")
         if key == "|" and result.logs:
             result.logs[-1] += f"{value}\n"
-        elif key == "load" and value.isdecimal():
+        elif key == "load" and re.fullmatch(_NUMBER, value):
             result.codes.append(int(value))
             result.logs.append("")
         elif key == "cores":
@@ -353,15 +399,18 @@ def _entries(result: _Result, planned: Entry, device: Entry, cores: str) -> Iter
         notes = {"placement": placement}
         if remarks:
             notes["note"] = ", ".join(remarks)
-    if result.thermal.isdecimal() and int(result.thermal) >= MODERATE:
+    if re.fullmatch(_NUMBER, result.thermal) and int(result.thermal) >= MODERATE:
         notes["note"] = ", ".join(filter(None, ("thermal", notes.get("note"))))
     try:
         loads: list[Statistics] = [read_log(log) for log in result.logs]
+        timed = asdict(timing(loads, tuple(notes.items())))
+        if not is_timing(timed):
+            raise ValueError("impossible times")
     except ValueError as error:
         raise InputError(
             f"{result.path}: is damaged ({error}). Fix: remove it and run {RUNNER} again"
         ) from None
-    yield {"digest": digest, "timing": asdict(timing(loads, tuple(notes.items())))}
+    yield {"digest": digest, "timing": timed}
     if result.drifted:
         yield {"drifted": [digest]}
 

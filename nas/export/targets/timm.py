@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nas.blocks import (
@@ -48,12 +47,14 @@ from nas.blocks.fastvit.spec import (
     RepMixer,
 )
 from nas.blocks.repvit.spec import RepViTBlock, RepViTDown, RepViTHead, RepViTStem
+from nas.blocks.spec import hidden_width
 from nas.data.images import MEAN, STD
 from nas.errors import NasError
 from nas.export.target import Model, Target
 from nas.files import write_yaml
 from nas.runs.trained_on import TrainedOn
 from nas.space import Architecture, Stage, load_space
+from nas.weights.files import save_tensors
 from nas.weights.importing import export_weights
 
 RESOLUTION = (224, 224)
@@ -97,9 +98,8 @@ def write(model: Model, path: Path) -> None:
             "classes": list(model.classes),
         },
     )
-    tensors = {name: tensor.contiguous() for name, tensor in state_dict(model, found).items()}
     header = {"model": found.model, "layout": found.layout, **TrainedOn(model.classes).header()}
-    save_file(tensors, path / "model.safetensors", header)
+    save_tensors(path / "model.safetensors", state_dict(model, found), header)
 
 
 def state_dict(model: Model, found: Expressed) -> dict[str, Tensor]:
@@ -144,6 +144,11 @@ def express(arch: Architecture) -> Expressed:
                 index,
                 f"{found.model} with these arguments has {theirs.spec.kind} ({theirs.spec}) there",
             )
+        # A fraction of the channels is rounded to 8 here, and not by timm.
+        expansion = ours.spec.hyperparameters().get("expansion", 1)
+        exact = expansion * ours.input.channels
+        if hidden_width(expansion, ours.input.channels) != exact:
+            raise _refusal(arch, index, f"timm does not round its hidden width of {exact:g}")
     if len(operations) != len(found.built.operations()):
         raise NasError(
             f"cannot express {len(operations)} operations: {found.model} with these arguments has"
@@ -172,7 +177,7 @@ def _efficientformer(arch: Architecture) -> Expressed:
         )
     # timm takes one ratio and one pool for all blocks, and puts attention at the end of the last
     # stage. A member that differs is refused by the comparison in `express`.
-    ratio = _first(blocks, "expansion", 4)
+    ratio = _expansion(blocks)
     pool = _first(blocks, "pool", 3)
     stages = [
         [MB4D(ratio, pool)] * (depth - count) + [MB3D(expansion=ratio)] * count
@@ -200,7 +205,7 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
     attention = max(
         sum(isinstance(block, AttentionFFN) for block in stage.present) for stage in arch.stages
     )
-    ratios = [[_first([block], "expansion", 4) for block in stage.present] for stage in arch.stages]
+    ratios = [[_expansion([block]) for block in stage.present] for stage in arch.stages]
     stages: list[list[BlockSpec]] = []
     for index, expansions in enumerate(ratios):
         # Attention stands at the end of the last two stages. In the third it works on a grid of
@@ -240,7 +245,7 @@ def _efficientformerv2(arch: Architecture) -> Expressed:
 
 def _swiftformer(arch: Architecture) -> Expressed:
     """Return timm's SwiftFormer nearest to an architecture."""
-    ratio = _first(_blocks(arch), "expansion", 4)
+    ratio = _expansion(_blocks(arch))
     # Every stage ends with one additive encoder.
     stages = [
         [ConvEncoder(ratio)] * (depth - 1) + [AdditiveEncoder(ratio)] * min(depth, 1)
@@ -454,6 +459,12 @@ def _first(blocks: Sequence[BlockSpec], name: str, default: int) -> int:
     """Return a hyperparameter of the first block that has it, or the default."""
     found = (block.hyperparameters().get(name) for block in blocks)
     return next((int(value) for value in found if value is not None), default)
+
+
+def _expansion(blocks: Sequence[BlockSpec]) -> float:
+    """Return the expansion of the first block that has one, or 4."""
+    found = (block.hyperparameters().get("expansion") for block in blocks)
+    return next((value for value in found if value is not None), 4)
 
 
 def _distilled(arch: Architecture) -> bool:

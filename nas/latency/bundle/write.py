@@ -12,8 +12,8 @@ from typing import Any
 from nas.convert.chain import EMPTY, Chain, Interrupted, OperationFailed
 from nas.convert.converter import MOST_WORKERS, Converter, Target
 from nas.devices import board
-from nas.devices.board.runner.errors import BundleError
-from nas.devices.board.runner.plan import FORMAT, PLAN_FILE, check_names
+from nas.devices.board.replay import bundle_errors
+from nas.devices.board.runner.plan import FORMAT, PLAN_FILE, read_plan
 from nas.devices.board.runner.plan import sha256 as sha256_of
 from nas.devices.info import check_device_name
 from nas.devices.kinds import (
@@ -28,7 +28,7 @@ from nas.devices.phones import Phone, phones
 from nas.devices.precision import DEFAULT, check_precision, table_name
 from nas.errors import InputError, NasError
 from nas.extras import need
-from nas.files import data_sha256, read_text, remove, write_text
+from nas.files import data_sha256, remove, write_text
 from nas.latency.network_times import (
     Progress,
     calibration_members,
@@ -317,31 +317,23 @@ def _keep(folder: Path, plan: dict[str, Any], entries: dict[str, dict[str, Any]]
             raise InputError(f"{part}: is a link, expected a part of the bundle. Fix: remove it")
     if not path.exists():
         return set()
-    try:
-        old = json.loads(read_text(path))
-        # Only the name of a file is used: a path in a damaged plan must not lead to a file outside
-        # of the folder, which would be removed.
-        check_names(path, old)
-        known = {
-            entry["digest"]: (folder / FILES / Path(entry["file"]).name, entry["sha256"])
-            for entry in old["files"]
-        }
-        same = old["id"] == plan["id"]
-    except BundleError as error:
-        raise InputError(str(error)) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{path}: is damaged. Fix: remove it, then run the same command again"
-        ) from None
-    if not same:
+    with bundle_errors():
+        old = read_plan(folder, complete=False, fix="remove it, then run the same command again")
+    if old["id"] != plan["id"]:
         raise InputError(
             f"{path}: is of another bundle (of {old['device']['name']} for {old['space']} at"
             f" {old['resolution']}). Fix: --bundle with another folder"
         )
     kept = set()
-    for digest, (file, sha256) in known.items():
-        if sha256 is None:
+    for entry in old["files"]:
+        digest, sha256 = entry["digest"], entry["sha256"]
+        # A file that could not be converted has no name, and no name is the folder of all files. An
+        # entry of another chain is not of this bundle.
+        if sha256 is None or not entry["file"] or digest not in entries:
             continue
+        # Only the name of a file is used: a path in a damaged plan must not lead to a file outside
+        # of the folder, which would be removed.
+        file = folder / FILES / Path(entry["file"]).name
         if file.exists() and not file.is_symlink() and sha256_of(file) == sha256:
             entries[digest] |= {"file": file.relative_to(folder).as_posix(), "sha256": sha256}
             kept.add(digest)

@@ -27,6 +27,7 @@ from nas.latency.table import DEVICE_FILE, Estimate, LatencyTable
 from nas.runs.schema import WEIGHTS_FORMAT
 from nas.space import Architecture
 from nas.versions import versions
+from nas.weight_files import check_digest
 
 FORMAT = "nas-run-check-1"
 RIVAL_TURNS = 3
@@ -251,7 +252,7 @@ def _ratio(ms: float, rival_ms: float | None) -> float | None:
 def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
     """Return a network's weights for a chain of its operations.
 
-    Only the file's header is read; the worker that converts reads the tensors.
+    The tensors are only verified; the worker that converts reads them.
 
     Raises:
         InputError: for a damaged file, or one without weights of this network.
@@ -262,6 +263,7 @@ def weights_of(path: Path, operations: Sequence[Operation]) -> Weights:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             keys = list(file.keys())
+            check_digest(path)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path}: is not a readable safetensors file ({error})") from None
     if metadata.get("format") != WEIGHTS_FORMAT:

@@ -18,12 +18,15 @@ MOST_RESHAPES = 3
 
 @dataclass(frozen=True)
 class Group:
-    """Operations that differ in their widths alone: one kind, one grid, equal hyperparameters."""
+    """Operations that differ in their widths alone: one kind, one grid, equal hyperparameters.
+
+    A block's expansion gives its hidden width, and so counts as a width.
+    """
 
     operations: tuple[Operation, ...]
 
     def varying(self) -> int:
-        """Return the number of widths in and out that vary; 1 where they vary together."""
+        """Return the number of widths that vary; 1 where they vary together."""
         tuples = set(map(widths, self.operations))
         distinct = [len(set(each)) for each in zip(*tuples, strict=True)]
         # Where one width takes as many values as there are tuples, the others follow from it. The
@@ -48,9 +51,15 @@ def groups(operations: Iterable[Operation]) -> list[Group]:
     return [Group(tuple(members)) for members in by_key.values()]
 
 
-def widths(operation: Operation) -> tuple[int, ...]:
-    """Return channels in, of each level of a pyramid, and out."""
-    return *(level.channels for level in operation.input.levels), operation.output.channels
+def widths(operation: Operation) -> tuple[float, ...]:
+    """Return channels in, of each level of a pyramid, and out; then the expansion, if there is one.
+
+    The hidden width follows from the first and the last. The expansion stands for it, because it
+    varies by itself: where all blocks of a group have the same one, it adds no width to measure.
+    """
+    channels = (*(level.channels for level in operation.input.levels), operation.output.channels)
+    expansion = operation.spec.hyperparameters().get("expansion")
+    return channels if expansion is None else (*channels, expansion)
 
 
 def spread(operations: Sequence[Operation], count: int) -> tuple[Operation, ...]:
@@ -79,8 +88,8 @@ def _group_key(operation: Operation) -> tuple[object, ...]:
     shape = operation.input
     # A block's hyperparameter `width` is its output channels, which vary within a group. A head on
     # a pyramid is the exception: its `width` is that of its inner maps, so it separates groups. Its
-    # parts (`FPNHead.parts`) have no such width.
-    varied = () if shape.layout == "pyramid" else ("width",)
+    # parts (`FPNHead.parts`) have no such width. Neither does its expansion vary in one space.
+    varied = () if shape.layout == "pyramid" else ("width", "expansion")
     others = tuple(
         (name, value) for name, value in spec.hyperparameters().items() if name not in varied
     )

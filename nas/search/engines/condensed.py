@@ -19,15 +19,19 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.search.engines.label_setting import Resource, undominated
-from nas.search.graph import Arc, Ends, Floats, Graph, Layered
+from nas.search.engines.label_setting import LIMIT_SLACK, Resource, undominated
+from nas.search.graph import Arc, Ends, Floats, Graph, Layered, numbered
 from nas.search.limits import SMALL
 
 Ints = NDArray[np.int64]
+Fits = Callable[[NDArray[np.intp], NDArray[np.intp], Ints], NDArray[np.bool_]]
 Counts = Callable[[Arc], tuple[int, ...]]
-StageCost = Callable[[int, int, tuple[int, ...]], float]
+StageCosts = Callable[[int, Ints, Ints], Floats]
 _LARGEST_KEY = 2**62
 """Bound below which several columns are packed into one 64-bit integer key."""
+_ROLES = ("identity", "local", "global")
+_IDENTITY, _LOCAL, _GLOBAL = range(3)
+"""Roles of blocks, and their numbers."""
 
 
 class Condensed(Layered):
@@ -45,7 +49,12 @@ class Condensed(Layered):
         cost: of every arc of `graph`, without the costs of whole stages.
         resources: what those arcs take; infinite for arcs that no member may have.
         counts: what a block adds to the sums that its stage's cost depends on.
-        stage_cost: cost of a stage (counted from 0) of a width with these sums.
+        stage_costs: costs of stages (counted from 0) of these widths with these sums
+            (`Scores.stage_costs`).
+        ordered: keep only ways whose dropped positions stand together behind the local blocks, as
+            `Space.place` puts them. It is right where neither cost nor resources depend on which
+            positions are dropped (`nas.search.engines.prices.positional`): then every other member
+            equals one of these.
     """
 
     def __init__(
@@ -54,7 +63,8 @@ class Condensed(Layered):
         cost: Sequence[Floats],
         resources: Sequence[Resource],
         counts: Counts,
-        stage_cost: StageCost,
+        stage_costs: StageCosts,
+        ordered: bool = False,
     ) -> None:
         self.nodes = graph.nodes
         self.cost: list[Floats] = []
@@ -65,6 +75,14 @@ class Condensed(Layered):
         self._cost = cost
         self._given = resources
         self._stages: list[_Ways | None] = []
+        self._ordered = ordered
+        # What a way through a stage may take: the limit, less the least that must be taken before
+        # and behind the stage. Most ways through a large stage are too slow for a phone's limit,
+        # and need no price.
+        self._outside = [
+            (_least_before(graph, resource.weights), graph.potentials(resource.weights))
+            for resource in resources
+        ]
         # Layers of stems, entries and heads are copied. The run of layers that are the positions of
         # one stage becomes a single layer.
         layer = 0
@@ -75,7 +93,7 @@ class Condensed(Layered):
                 layer += 1
                 continue
             positions = graph.space.stages[place.stage or 0].depths[1]
-            self._condense(range(layer, layer + positions), counts, stage_cost)
+            self._condense(range(layer, layer + positions), counts, stage_costs)
             layer += positions
         self.resources = [
             replace(resource, weights=weights)
@@ -102,28 +120,66 @@ class Condensed(Layered):
             weights.append(resource.weights[layer])
         self._stages.append(None)
 
-    def _condense(self, layers: range, counts: Counts, stage_cost: StageCost) -> None:
+    def _condense(self, layers: range, counts: Counts, stage_costs: StageCosts) -> None:
         """Turn the best ways through the positions of one stage into the arcs of one layer."""
         # As in label setting, amounts and costs are whole numbers, so that ties are exact.
         units = [*(resource.unit for resource in self._given), SMALL]
         ways = _Ways(self._graph, np.unique(self._graph.ends[layers[0]][0]), len(units))
-        for layer in layers:
+        # What each block of the stage counts (counts, blocks), and its role (blocks,).
+        arcs, numbers = numbered([self._graph.layers[each] for each in layers], _block_identity)
+        counted = np.array([counts(arc) for arc in arcs], dtype=np.int64).T
+        stage = self._graph.space.stages[arcs[0].place.stage or 0]
+        roles = np.array([_ROLES.index(stage.kind(arc.block)) for arc in arcs], dtype=np.int64)
+        # A frozen stage has its blocks wherever they are.
+        ordered = self._ordered and stage.fixed is None
+        for layer, blocks in zip(layers, numbers, strict=True):
             # (resources + 1, arcs): an arc with an infinite entry belongs to no member.
             rows = [*(resource.weights[layer] for resource in self._given), self._cost[layer]]
             allowed = np.all(np.isfinite(rows), axis=0)
             whole = [
                 np.where(allowed, row, 0.0) / unit for row, unit in zip(rows, units, strict=True)
             ]
-            summed = np.array([counts(arc) for arc in self._graph.layers[layer]], dtype=np.int64)
-            ways.extend(layer, np.round(whole).astype(np.int64), summed.T, allowed)
+            ways.extend(
+                layer,
+                np.round(whole).astype(np.int64),
+                counted[:, blocks],
+                allowed,
+                self._fits,
+                roles[blocks] if ordered else None,
+            )
         first = self._graph.layers[layers[0]]
-        ways.finish(stage_cost, first[0].place.stage or 0, {arc.tail: arc.width for arc in first})
+        ways.finish(stage_costs, first[0].place.stage or 0, {arc.tail: arc.width for arc in first})
         self._ends.append((ways.starts, ways.nodes))
         *taken, cost = (row * unit for row, unit in zip(ways.amounts, units, strict=True))
         self.cost.append(cost)
         for weights, row in zip(self._weights, taken, strict=True):
             weights.append(row)
         self._stages.append(ways)
+
+    def _fits(
+        self, starts: NDArray[np.intp], nodes: NDArray[np.intp], amounts: Ints
+    ) -> NDArray[np.bool_]:
+        """Return whether each way can be part of a member within the limits, (labels,)."""
+        fits = np.ones(len(nodes), dtype=bool)
+        for row, resource in enumerate(self._given):
+            if np.isfinite(resource.most):
+                before, behind = self._outside[row]
+                taken = before[starts] + amounts[row] * resource.unit + behind[nodes]
+                fits &= taken <= resource.most + LIMIT_SLACK * resource.scale
+        return fits
+
+
+def _block_identity(arc: Arc) -> int:
+    return id(arc.block)
+
+
+def _least_before(graph: Graph, weights: Sequence[Floats]) -> Floats:
+    """Return for every node (nodes,) the least weight of a path from the first node to it."""
+    least = np.full(graph.nodes, np.inf)
+    least[0] = 0.0
+    for (tails, heads), weight in zip(graph.ends, weights, strict=True):
+        np.minimum.at(least, heads, least[tails] + weight)
+    return least
 
 
 @dataclass
@@ -144,6 +200,7 @@ class _Ways:
     Attributes:
         starts, nodes: (labels,), the node where each label began and the node where it is.
         counts: (counts, labels), the sums so far.
+        last: (labels,), role of the last position: local where it is the first one.
         amounts: (resources + 1, labels) in whole units, the last row is the cost.
     """
 
@@ -152,10 +209,19 @@ class _Ways:
         self.starts = starts
         self.nodes = starts
         self.counts: Ints | None = None
+        self.last: Ints = np.full(len(starts), _LOCAL, dtype=np.int64)
         self.amounts: Ints = np.zeros((rows, len(starts)), dtype=np.int64)
         self._steps: list[_Step] = []
 
-    def extend(self, layer: int, taken: Ints, counted: Ints, allowed: NDArray[np.bool_]) -> None:
+    def extend(
+        self,
+        layer: int,
+        taken: Ints,
+        counted: Ints,
+        allowed: NDArray[np.bool_],
+        fits: Fits,
+        roles: Ints | None = None,
+    ) -> None:
         """Carry every label along every allowed arc of the next position, and drop beaten labels.
 
         Args:
@@ -163,6 +229,9 @@ class _Ways:
             taken: (resources + 1, arcs) in whole units, the last row is the cost.
             counted: (counts, arcs), what each arc adds to the counts.
             allowed: (arcs,), whether some member may have the arc.
+            fits: returns whether ways with these starts, nodes and amounts keep the limits.
+            roles: (arcs,), of the blocks, where ways are ordered: local blocks, dropped positions,
+                global blocks; None where they may have any order.
         """
         tails, heads = self._graph.ends[layer]
         arcs = np.flatnonzero(allowed)
@@ -176,36 +245,55 @@ class _Ways:
         labels = np.repeat(np.arange(len(self.nodes)), numbers)
         within = np.arange(len(labels)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
         arcs = arcs[np.repeat(first, numbers) + within]
+        if roles is not None:
+            role = roles[arcs]
+            last = self.last[labels]
+            # The order holds where no local block follows another role, and no dropped position a
+            # global block. Each member has one such way instead of one for every choice of
+            # dropped positions.
+            in_order = np.where(
+                role == _LOCAL, last == _LOCAL, (role == _GLOBAL) | (last != _GLOBAL)
+            )
+            labels = labels[in_order]
+            arcs = arcs[in_order]
+        # What takes too much is left out first: to compare labels takes longer.
+        starts = self.starts[labels]
+        nodes = heads[arcs]
+        amounts = self.amounts[:, labels] + taken[:, arcs]
+        within_limits = fits(starts, nodes, amounts)
+        if not within_limits.all():
+            labels = labels[within_limits]
+            arcs = arcs[within_limits]
+            starts = starts[within_limits]
+            nodes = nodes[within_limits]
+            amounts = amounts[:, within_limits]
         before = (
             np.zeros((len(counted), len(self.nodes)), dtype=np.int64)
             if self.counts is None
             else self.counts
         )
-        starts = self.starts[labels]
-        nodes = heads[arcs]
         counts = before[:, labels] + counted[:, arcs]
-        amounts = self.amounts[:, labels] + taken[:, arcs]
-        kept = best_of_groups(_keys([starts, nodes, *counts]), amounts)
+        last = roles[arcs] if roles is not None else np.zeros(len(arcs), dtype=np.int64)
+        kept = best_of_groups(_keys([starts, nodes, last, *counts]), amounts)
         self.starts = starts[kept]
         self.nodes = nodes[kept]
         self.counts = counts[:, kept]
+        self.last = last[kept]
         self.amounts = amounts[:, kept]
         self._steps.append(_Step(arcs[kept], labels[kept]))
 
-    def finish(self, stage_cost: StageCost, stage: int, width_of: Mapping[int, int]) -> None:
+    def finish(self, stage_costs: StageCosts, stage: int, width_of: Mapping[int, int]) -> None:
         """Add the cost of the whole stage, and keep the undominated ways between each two nodes.
 
         Args:
-            stage_cost: of a stage, a width and the final counts.
+            stage_costs: of stages, widths and the final counts.
             stage: counted from 0.
             width_of: the width of the stage by the node where a way begins.
         """
         assert self.counts is not None
-        # Many ways share a width and counts, so each distinct column is priced once.
         widths = np.array([width_of[start] for start in self.starts.tolist()], dtype=np.int64)
-        table, inverse = np.unique(np.vstack([widths, self.counts]), axis=1, return_inverse=True)
-        costs = [stage_cost(stage, column[0], tuple(column[1:])) for column in table.T.tolist()]
-        self.amounts[-1] += np.round(np.array(costs) / SMALL).astype(np.int64)[inverse.ravel()]
+        costs = stage_costs(stage, widths, self.counts)
+        self.amounts[-1] += np.round(costs / SMALL).astype(np.int64)
         # With the cost of the stage added, counts no longer matter: ways of different counts compete.
         kept = best_of_groups(_keys([self.starts, self.nodes]), self.amounts)
         self.starts = self.starts[kept]

@@ -135,7 +135,12 @@ class _Model:
         self._layered: Layered = graph
         if counted:
             self._condensed = Condensed(
-                graph, cost, resources, self._counts, self._cautious.stage_cost
+                graph,
+                cost,
+                resources,
+                self._counts,
+                stage_costs=self._cautious.stage_costs,
+                ordered=not self._positional,
             )
             self._layered = self._condensed
             cost = self._condensed.cost
@@ -347,19 +352,22 @@ class _Model:
 
     def _contradiction(self) -> OutOfReach:
         """Return an error that says which limits cannot be kept together."""
-        problem, (ms, *others) = self._problem, self._all_resources
-        # The fastest member within the other limits shows how far the target is out of reach.
-        program = Program(self._layered, ms.weights, [Resource(ms.weights, inf), *others])
+        problem = self._problem
+        # The fastest member within the other limits shows how far the target is out of reach. The
+        # model has dropped the ways that are too slow, so another one without the target is made.
+        model = _Model(replace(problem, target_ms=inf))
+        ms, *others = model._all_resources
+        program = Program(model._layered, ms.weights, [ms, *others])
 
         def accept(path: list[int]) -> bool:
-            arch = self._member(path)
+            arch = model._member(path)
             return all(limit.holds(arch) for limit in problem.limits)
 
         path = program.solve(accept)
         named = " and ".join(map(str, problem.limits))
         if path is None:
             return OutOfReach(f"no member of space '{problem.space.name}' keeps {named} together")
-        least_ms = problem.table.total_ms(self._member(path))
+        least_ms = problem.table.total_ms(model._member(path))
         return OutOfReach(
             f"latency target {problem.target_ms:g} ms cannot be reached within {named}: there the "
             f"fastest member of space '{problem.space.name}' takes {rounded(least_ms, up=True)} ms"

@@ -38,7 +38,7 @@ _CHUNK = 256
 
 The table of comparisons has to fit a processor's cache."""
 
-_SLACK = 1e-8
+LIMIT_SLACK = 1e-8
 """Share of a limit by which a label may exceed it because of rounding.
 
 The caller recomputes whether the path keeps the limit (`accept`)."""
@@ -99,7 +99,7 @@ class Program:
         most = 2 * self._most_cost
         while dual <= most:
             # The incumbent keeps all limits, so that nothing above its cost can be the optimum.
-            bound = min(incumbent, dual + spread) + _SLACK * self._most_cost
+            bound = min(incumbent, dual + spread) + LIMIT_SLACK * self._most_cost
             ends = self._labels(prices, bound)
             # lexsort takes the last key first: by cost, then by the first resource.
             for number in np.lexsort((ends.amounts[0], ends.amounts[-1])):
@@ -154,7 +154,7 @@ class Program:
         costs = [cost.copy() for cost in self.cost]
         for shares in self._shares:
             for cost, share in zip(costs, shares, strict=True):
-                cost[share > 1 + _SLACK] = np.inf
+                cost[share > 1 + LIMIT_SLACK] = np.inf
         return costs
 
     @cached_property
@@ -173,6 +173,9 @@ class Program:
         no path met on the way keeps all limits.
         """
         count = len(self.resources)
+        # A layer without arcs: no path leads to the end.
+        if not all(len(tails) for tails, _ in self.graph.ends):
+            return np.zeros(count), np.inf, np.inf
         cuts = list[Floats]()
         sides = list[float]()
         prices = np.zeros(count)
@@ -188,7 +191,7 @@ class Program:
                 return prices, np.inf, np.inf
             # Only a path that keeps the limits beyond rounding is an incumbent: `solve` cuts off
             # what costs more, and `accept` could refuse a path that keeps them just about.
-            if (over <= -_SLACK).all():
+            if (over <= -LIMIT_SLACK).all():
                 incumbent = min(incumbent, cost)
             if cost + prices @ over > bound:
                 best = prices
@@ -199,7 +202,7 @@ class Program:
             # The first planes do not bound z from above; the upper bound on prices does.
             plan = _highest(np.array(cuts), np.array(sides), 1000 * self._most_cost)
             # plan[0] is an upper bound on L: once it meets the best value found, L is maximal.
-            if plan is None or plan[0] - bound < _SLACK * self._most_cost:
+            if plan is None or plan[0] - bound < LIMIT_SLACK * self._most_cost:
                 break
             prices = plan[1:]
         return best, bound, incumbent
@@ -233,7 +236,7 @@ class Program:
                 # Feasibility: what is used and what must still be used fit each limit.
                 keep = np.ones(found.shape[1], dtype=bool)
                 for shares, potential in zip(used, least, strict=True):
-                    keep &= shares + potential[node] <= 1 + _SLACK
+                    keep &= shares + potential[node] <= 1 + LIMIT_SLACK
                 # Bounding: what any completion costs at least is cost + p (used - 1) + rest, the
                 # Lagrangian restricted to paths through this label.
                 if rest is not None and prices is not None:

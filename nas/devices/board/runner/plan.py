@@ -21,14 +21,28 @@ FORMAT = "nas-bundle-1"
 PLAN_FILE = "plan.json"
 MOST_BYTES = 1 << 28
 """Maximum size of a plan and of results; real ones have some MB."""
+MOST_FILE_BYTES = 1 << 31
+"""Maximum size of a file to measure: offsets in a .tflite file have 31 bits."""
+_BLOCK = 1 << 22
+"""Bytes per read, 4 MiB: a board has little memory."""
 MOST_LETTERS = 1000
 """Maximum length of a text in a plan."""
 MOST_COUNT = 1 << 53
 """Whole numbers from here on are not exact in other programs."""
 
 
-def read_plan(folder: Path) -> Entry:
-    """Return the plan of a complete bundle. Raises BundleError."""
+def read_plan(folder: Path, *, complete: bool = True, fix: str = "") -> Entry:
+    """Return the plan of a bundle.
+
+    Args:
+        folder: of the bundle.
+        complete: whether files that are still to be written are an error.
+        fix: remedy of a damaged plan (default: to copy or to write the bundle again, by cause).
+
+    Raises:
+        BundleError: when it cannot be read, is damaged, or names something outside of the bundle.
+    """
+    again = fix or "write the bundle again"
     path = folder / PLAN_FILE
     # utf-8-sig: editors on Windows put a byte-order mark before the text.
     try:
@@ -38,19 +52,19 @@ def read_plan(folder: Path) -> Entry:
             f"{path}: cannot be read ({error.strerror}). Fix: give the folder of a bundle"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path}: is damaged ({error}). Fix: copy the bundle again") from None
-    if not isinstance(plan, dict) or plan.get("format") != FORMAT:
         raise BundleError(
-            f"{path}: is not a plan of the format {FORMAT}. Fix: write the bundle again"
-        )
+            f"{path}: is damaged ({error}). Fix: {fix or 'copy the bundle again'}"
+        ) from None
+    if not isinstance(plan, dict) or plan.get("format") != FORMAT:
+        raise BundleError(f"{path}: is not a plan of the format {FORMAT}. Fix: {again}")
     wrong = _wrong_key(plan)
     if wrong:
-        raise BundleError(
-            f"{path}: {wrong[:100]}: is missing or damaged. Fix: write the bundle again"
-        )
-    check_names(path, plan)
+        raise BundleError(f"{path}: {wrong[:100]}: is missing or damaged. Fix: {again}")
+    _check_names(path, plan, again)
     # The plan is on disk before the files. Each entry gets its checksum when its file is written.
-    if any(entry["sha256"] is None and "failed" not in entry for entry in plan["files"]):
+    if complete and any(
+        entry["sha256"] is None and "failed" not in entry for entry in plan["files"]
+    ):
         raise BundleError(
             f"{path}: the bundle is not complete. Fix: run the command that writes it again"
         )
@@ -67,7 +81,7 @@ def read_file(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def check_names(path: Path, plan: Entry) -> None:
+def _check_names(path: Path, plan: Entry, fix: str) -> None:
     """Raise BundleError for a name in the plan that leads out of the bundle, or out of its table.
 
     A bundle may come from a stranger: its plan must not make this machine read, run or write
@@ -75,13 +89,11 @@ def check_names(path: Path, plan: Entry) -> None:
     """
     name = plan["device"].get("name")
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise BundleError(f"{path}: device: {name!r} is not a name. Fix: write the bundle again")
+        raise BundleError(f"{path}: device: {name!r} is not a name. Fix: {fix}")
     for entry in plan["files"]:
         file = entry["file"]
         if not isinstance(file, str) or not (file == "" or is_inside(file)):
-            raise BundleError(
-                f"{path}: {file!r} is not a file of this bundle. Fix: write the bundle again"
-            )
+            raise BundleError(f"{path}: {file!r} is not a file of this bundle. Fix: {fix}")
 
 
 def is_inside(file: str) -> bool:
@@ -130,13 +142,13 @@ def _wrong_key(plan: Entry) -> str:
         if not check_count(plan["check"].get(key)):
             return "check." + key
     for number, entry in enumerate(plan["files"]):
-        wrong = _wrong_in_file(entry)
+        wrong = wrong_in_file(entry)
         if wrong:
             return f"files[{number}].{wrong}"
     return ""
 
 
-def _wrong_in_file(entry: object) -> str:
+def wrong_in_file(entry: object) -> str:
     """Return the first wrong key of an entry of a file; "" without one."""
     if not isinstance(entry, dict):
         return "digest"
@@ -180,10 +192,19 @@ def refuse_link(path: Path) -> None:
 def sha256(path: Path) -> str:
     """Return the checksum of a file, or of a folder's files with their names (an .mlpackage).
 
-    What Finder leaves in folders that it has looked at (.DS_Store, ._NAME) does not count.
+    What Finder leaves in folders that it has looked at (.DS_Store, ._NAME) does not count. A file
+    that is larger than MOST_FILE_BYTES, perhaps a sparse one, is not read and has no checksum.
     """
     if path.is_file():
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.stat().st_size > MOST_FILE_BYTES:
+            return "too large"
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while True:
+                block = file.read(_BLOCK)
+                if not block:
+                    return digest.hexdigest()
+                digest.update(block)
     parts = sorted(part for part in path.rglob("*") if part.is_file() and not _is_finders(part))
     lines = [f"{part.relative_to(path).as_posix()} {sha256(part)}" for part in parts]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .errors import BundleError, NotWritten
-from .plan import check_count, read_file, refuse_link
+from .plan import check_count, check_text, read_file, refuse_link, wrong_in_file
 
 try:
     import fcntl
@@ -133,29 +133,43 @@ def read_results(folder: Path, plan: Entry) -> list[Entry]:
 def _is_entry(entry: Entry, first: bool) -> bool:
     """Return whether a line has the types of one: the header, a timing, or what befell a file."""
     if first:
-        return isinstance(entry.get("device", {}), dict)
+        device = entry.get("device", {})
+        # They come into a table, and from there onto a terminal.
+        return isinstance(device, dict) and all(
+            check_text(value) for value in device.values() if isinstance(value, str)
+        )
     digests = entry.get("drifted", [])
     texts = [entry[key] for key in ("digest", "failed", "lost") if key in entry]
     if not isinstance(digests, list) or not all(isinstance(text, str) for text in texts + digests):
         return False
     if "digest" in entry and not entry.keys() & {"timing", "failed", "lost"}:
         return False
-    return "timing" not in entry or _is_timing(entry["timing"])
+    if "reference" in entry and not (
+        not wrong_in_file(entry["reference"]) and _is_time(entry.get("first_ms"), least=LEAST_MS)
+    ):
+        return False
+    return "timing" not in entry or is_timing(entry["timing"])
 
 
 MOST_MS = 1e7
 """Maximum latency in ms, as of tables."""
+LEAST_MS = 1e-9
+"""Minimum latency of the reference in ms: drift is a ratio to it."""
 
 
-def _is_timing(timing: object) -> bool:
+def _is_time(value: object, least: float = 0.0) -> bool:
+    return type(value) in (int, float) and least <= value <= MOST_MS  # type: ignore[operator]
+
+
+def is_timing(timing: object) -> bool:
     """Return whether a value is a timing: percentiles that ascend, runs, and notes in pairs."""
     if not isinstance(timing, dict) or not check_count(timing.get("runs")):
         return False
     times: list[Any] = [timing.get(key) for key in ("p10_ms", "median_ms", "p90_ms")]
-    if any(type(time) not in (int, float) or not 0 <= time <= MOST_MS for time in times):
+    if not all(map(_is_time, times)):
         return False
     notes = timing.get("notes", [])
-    pairs = isinstance(notes, list) and all(
+    pairs = isinstance(notes, (list, tuple)) and all(
         isinstance(note, (list, tuple)) and len(note) == 2 and all(isinstance(x, str) for x in note)
         for note in notes
     )
