@@ -248,9 +248,10 @@ class YamlFile:
             whose content is unreasonably large.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, text: str | None = None) -> None:
+        """Read the file at `path`, or `text` where the caller has read it already."""
         self.path = Path(path)
-        text = _bounded_text(self.path)
+        text = bounded_text(self.path) if text is None else text
         try:
             _check_structure(text)
             # Two steps instead of yaml.load: nodes keep the line of every key. They also keep
@@ -339,7 +340,7 @@ class YamlFile:
                 self._refuse_duplicates(item, visited)
 
 
-def _bounded_text(path: Path) -> str:
+def bounded_text(path: Path) -> str:
     """Return the text of a YAML file; raise InputError where it is too large to be one."""
     try:
         size = path.stat().st_size

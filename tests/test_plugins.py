@@ -41,6 +41,7 @@ def forget() -> None:
     """What was found of other packages."""
     nas.plugins._installed.cache_clear()
     nas.blocks._brought.cache_clear()
+    nas.space.schema._read.cache_clear()
 
 
 @pytest.fixture(autouse=True)

@@ -118,9 +118,16 @@ def read_rows(path: str | Path) -> dict[Key, Row]:
     Raises:
         InputError: naming file, line, column and reason.
     """
+    return dict(_rows(str(path), read_text(Path(path))))
+
+
+# A shipped table takes a tenth of a second, and a notebook loads the same few again and again.
+@lru_cache(maxsize=16)
+def _rows(path: str, text: str) -> Mapping[Key, Row]:
+    """Return the rows in the text of a table's CSV file. The caller must not change them."""
     rows: dict[Key, Row] = {}
     lines: dict[Key, int] = {}
-    for line, record in _records(Path(path)):
+    for line, record in _records(path, text):
         try:
             row = _row(record)
             if row.key in rows:
@@ -154,9 +161,8 @@ def format_rows(rows: Iterable[Row], header: bool = True) -> str:
     return text.getvalue()
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _records(path: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the number of every line below the header, and its values by column."""
-    text = read_text(path)
     delimiter = separator(text)
     # `strict` raises at a stray quote, which would otherwise swallow the lines up to the next one.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

@@ -5,7 +5,6 @@ It loads them by name or path, for the API and for every command. It imports no 
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from nas import resources
@@ -59,13 +58,7 @@ def published_member(name: str) -> Architecture | None:
 
     A name may be written as in its paper, for example EfficientFormer-L1 or RepViT-M0.9.
     """
-    return _members_seen_from(Path.cwd()).get(name.lower().replace("-", "_").replace(".", "_"))
-
-
-@cache
-def _members_seen_from(directory: Path) -> dict[str, Architecture]:
-    """Return `published_members`, cached per working directory: each may have its own spaces."""
-    return published_members()
+    return published_members().get(name.lower().replace("-", "_").replace(".", "_"))
 
 
 def load_architecture(name: str | Path) -> Architecture:
