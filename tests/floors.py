@@ -9,6 +9,8 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 FLOORS: tuple[tuple[str, ...], ...] = (
@@ -74,12 +76,18 @@ class Import:
         return (self.source or ("",))[0], (self.target or ("",))[0]
 
 
-def imports(package: Path) -> list[Import]:
-    """Return every import of the package's own modules: at the top, inside functions, for types."""
+@cache
+def imports(package: Path, executed: bool = False) -> list[Import]:
+    """Return every import of the package's own modules: at the top, inside functions, for types.
+
+    Args:
+        executed: only those that run when their module is imported.
+    """
     modules = {_parts(path, package): path for path in sorted(package.rglob("*.py"))}
     found = []
     for source, path in modules.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in _executed(tree) if executed else ast.walk(tree):
             for target in _targets(node, modules):
                 line = f"{path.relative_to(package.parent)}:{getattr(node, 'lineno', 0)}"
                 found.append(Import(source, target, line))
@@ -125,6 +133,39 @@ def circles(found: Sequence[Import]) -> list[tuple[str, ...]]:
         if group:
             groups.add(tuple(sorted(group)))
     return sorted(groups)
+
+
+def circle_of_modules(found: Sequence[Import]) -> list[str]:
+    """Return modules that import each other in a circle, each by the one before; empty if none do.
+
+    One of them fails, or finds an unfinished module, where it is the first that a program imports.
+
+    Args:
+        found: the imports that are executed when their module is imported.
+    """
+    needed: dict[tuple[str, ...], set[tuple[str, ...]]] = defaultdict(set)
+    for one in found:
+        # A module's packages are imported before it, where they are not being imported already.
+        for length in range(1, len(one.target) + 1):
+            module = one.target[:length]
+            if module == one.target or module != one.source[:length]:
+                needed[one.source].add(module)
+    try:
+        TopologicalSorter(needed).prepare()
+    except CycleError as error:
+        return [".".join(("nas", *module)) for module in reversed(error.args[1])]
+    return []
+
+
+def _executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield what runs when a module is imported: nothing inside functions, nothing for types."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        yield node
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield from _executed(node)
 
 
 def _reachable(name: str, targets: dict[str, set[str]]) -> set[str]:
