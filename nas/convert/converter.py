@@ -129,7 +129,7 @@ class Converter:
         """Return a future of the chain's file, which raises OperationFailed where that fails."""
         path = self.cache / f"{self._name(chain)}{self.target.suffix}"
         # Chains of one file share a future, so that two threads do not convert it at once. A file
-        # that was deleted since (whole networks are) or that failed is asked for again.
+        # that was deleted since (large networks are) or that failed is asked for again.
         with self._lock:
             asked = self._asked.get(path)
             if asked is None or (asked.done() and not path.exists()):

@@ -179,9 +179,11 @@ def _untrained_classes(data: Splits) -> list[str]:
 
 
 def _tell(source: Source, limit: int | None) -> None:
-    """Print the number of images of each split, and what is left out."""
+    """Print the number of images of each split, where the test split begins, and what is left out."""
     counts = ", ".join(
-        f"{split} {counted(len(images), 'image')}" for split, images in source.splits.items()
+        f"{split} {counted(len(images), 'image')}"
+        + (f" from {images.where(0)} on" if split == "test" else "")
+        for split, images in source.splits.items()
     )
     limited = "" if limit is None else f", of which at most {limit} each are used"
     names = shown(list(source.classes))

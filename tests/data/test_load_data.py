@@ -269,9 +269,9 @@ def test_the_numbers_of_images_are_always_told(
     fill(folder / "test", RED_AND_BLUE, count=2)
     for _ in range(2):  # decoded, then from the cache
         load_data(str(folder), SIZE)
-        assert f"data {folder}: train 20 images, test 4 images; 2 classes (blue, red)" in (
-            capsys.readouterr().err
-        )
+        said = capsys.readouterr().err
+        assert f"data {folder}: train 20 images, test 4 images from {folder}/test/blue/" in said
+        assert " on; 2 classes (blue, red)\n" in said
 
 
 def test_other_processes_of_a_training_tell_nothing(

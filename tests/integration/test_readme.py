@@ -66,6 +66,8 @@ FEWER = (
     ("{min: 32, max: 64, step: 16}", "[32, 64]"),
     ("{min: 48, max: 96, step: 16}", "[48, 96]"),
     ("{min: 64, max: 128, step: 16}", "[64, 128]"),
+    ("{min: 1, max: 4}", "{min: 1, max: 2}"),
+    ("{min: 1, max: 3}", "{min: 1, max: 2}"),
 )
 """The space that the pages train, and what it is cut down to here."""
 

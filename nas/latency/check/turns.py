@@ -11,9 +11,8 @@ from pathlib import Path
 from nas.convert.chain import Chain, OperationFailed
 from nas.devices.base import Device, StartUp
 from nas.errors import NasError
-from nas.files import remove
 from nas.latency.network_times import Progress
-from nas.latency.profile.network_timing import network_ms, start_of
+from nas.latency.profile.network_timing import network_ms, release, start_of
 from nas.latency.profile.operation_timing import settled
 
 APART_S = 2.0
@@ -100,22 +99,19 @@ def measure_by_turns(
                 taken[key].append(network_ms(device, files[key]))
             except OperationFailed as error:
                 fail(key, error)
-                _remove(files.pop(key), networks[key])
+                file = files.pop(key)
+                if isinstance(networks[key], Chain):
+                    release(file)
             else:
                 if key not in starts:
                     starts[key] = start_of(device, files[key])
         progress("networks", len(files) - len(waiting()), len(networks))
     for key, file in files.items():
-        _remove(file, networks[key])
+        if isinstance(networks[key], Chain):  # else it is the caller's
+            release(file)
     progress("networks", len(networks), len(networks))
     # Other load makes runs slower, never faster: the lowest time of a device that repeats counts,
     # as in its table. The rows of another device are of one measurement each, so the median is
     # comparable to them.
     best = min if device.repeats > 1 else statistics.median
     return Turns({key: best(taken[key]) for key in files}, starts, failures)
-
-
-def _remove(file: Path, network: Chain | Path) -> None:
-    """Remove a file that was converted here; a whole network is large and not measured again."""
-    if isinstance(network, Chain):
-        remove(file)

@@ -25,6 +25,8 @@ from nas.space import Architecture, Space
 
 CONVERTING_SHARE = 0.8
 """Share of the networks' time budget for conversion, on devices that convert all of them first."""
+KEPT_BYTES = 16_000_000
+"""Maximum size of a whole network's file that stays in the cache, as files of operations do."""
 
 
 def measure_networks(
@@ -132,6 +134,16 @@ def start_of(device: Device, file: Path) -> StartUp | None:
         return None
 
 
+def release(file: Path) -> None:
+    """Remove the converted file of a whole network from the cache, where it is large.
+
+    Every check measures the calibration's networks again, but those of a phone's space take tens of
+    MB each.
+    """
+    if not (file.is_file() and file.stat().st_size <= KEPT_BYTES):
+        remove(file)
+
+
 class _NetworkBench:
     """Networks that are being converted and measured on one device.
 
@@ -199,10 +211,10 @@ class _NetworkBench:
             yield from self._measure(network)
 
     def close(self) -> None:
-        """Remove the files that are left."""
+        """Release the files that are left."""
         for artifact in self._artifacts.values():
             if not artifact.cancel() and artifact.done() and not artifact.exception():
-                remove(artifact.result())
+                release(artifact.result())
 
     def _settled(self, taken: Sequence[float]) -> bool:
         return settled(taken, self._device.repeats)
@@ -220,4 +232,4 @@ class _NetworkBench:
         if taken[-1] == min(taken):
             yield network, taken[-1]
         if self._device.repeats == 1:
-            remove(self._artifacts[network].result())  # large, and not measured again
+            release(self._artifacts[network].result())
