@@ -208,7 +208,7 @@ class Costs:
         call: of one prediction, before any layer.
         compute: of 10^9 multiply-accumulates (MACs).
         weights: of reading 10^6 weights.
-        memory: of moving 10^6 activations.
+        memory: of writing 10^6 activations; of moving them, in pooling.
         layer: of starting a layer that multiplies or pools.
         elementwise: of 10^6 values read or written by an element-wise layer.
         norm: of 10^6 values read or written by a layer norm.
@@ -226,6 +226,8 @@ class Costs:
         transpose: of 10^6 activations read or written by a change of layout.
         gather: of 10^6 activations read or written by a concatenation, a shift or a gather.
         vector: of a layer over one position, as in squeeze-and-excitation.
+        read: of 10^6 activations that a layer which multiplies reads, where that takes time beside
+            its arithmetic.
     """
 
     call: float
@@ -248,6 +250,7 @@ class Costs:
     transpose: float = 0.0
     gather: float = 0.0
     vector: float = 0.0
+    read: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
         """Return the costs by name, without further ones that are 0."""

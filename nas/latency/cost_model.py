@@ -6,9 +6,10 @@ Tables that lack a row and `nas.latency.estimate` call it.
 
 A network takes one call and the sum of its layers:
 
-- A layer that multiplies (convolution, linear, matrix product) takes the longer of its arithmetic
-  and the reading of its weights, and moves its activations besides. Pooling and group norm only
-  move activations. Each of these is started once.
+- A layer that multiplies (convolution, linear, matrix product) does its arithmetic, reads its
+  weights and writes its activations at the same time, and takes the longest of the three. What it
+  reads is what another layer has written, so it is not paid again. Pooling and group norm pay for
+  all that they move. Each of these is started once.
 - Element-wise layers are fused in part and pay less for what they move. Layer norm and softmax pay
   more. A change of layout takes a fixed time.
 - The products of linear attention (many small ones, without a softmax between) pay for their
@@ -18,8 +19,8 @@ A network takes one call and the sum of its layers:
 
 The twelve costs are positive, and are the same set for neural engines and processors. A neural unit
 with many published networks has further costs on top (`Costs`): it has a unit of matrix products
-that runs neither depthwise convolutions nor the small products of attention well, and a memory of
-its own that large activations do not fit.
+that runs neither depthwise convolutions nor the small products of attention well, a memory of its
+own that large activations do not fit, and reading that takes time beside the arithmetic.
 """
 
 from __future__ import annotations
@@ -78,9 +79,10 @@ class Demand:
     """The work in a list of layers, in the units of `Costs`.
 
     Attributes:
-        kernels: (layers, 2), 10^9 MACs and 10^6 weights of each layer that multiplies.
+        kernels: (layers, 3), 10^9 MACs, 10^6 weights and 10^6 written activations of each layer that
+            multiplies.
         counts: (costs,), the amount of each cost of `Costs` that is paid on top. It is 0 for compute
-            and weights, which `kernels` pays.
+            and weights, and has no writing of kernels in memory: `kernels` pays these.
     """
 
     kernels: Floats
@@ -88,16 +90,15 @@ class Demand:
 
     def ms(self, costs: Floats) -> float:
         """Return the latency in ms under these costs, (costs,), in the order of `Costs`."""
-        # The roofline of each layer: arithmetic (costs[1], compute) and the reading of weights
-        # (costs[2], weights) overlap, so the longer one counts.
-        longer = np.maximum(self.kernels[:, 0] * costs[1], self.kernels[:, 1] * costs[2])
-        return float(longer.sum() + self.counts @ costs)
+        # The roofline of each layer: arithmetic, the reading of weights and the writing of
+        # activations (costs[1] to costs[3]) overlap, so the longest one counts.
+        return float((self.kernels * costs[1:4]).max(axis=1).sum() + self.counts @ costs)
 
 
 def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
     """Return the work in these layers and in `calls` predictions around them."""
-    # A row of zeros keeps the shape (layers, 2) where no layer multiplies.
-    kernels = [(0.0, 0.0)]
+    # A row of zeros keeps the shape (layers, 3) where no layer multiplies.
+    kernels = [(0.0, 0.0, 0.0)]
     moved = dict.fromkeys(get_args(Behaviour), 0.0)
     met = dict.fromkeys(get_args(Behaviour), 0)
     products = 0.0
@@ -108,14 +109,14 @@ def demand(layers: Iterable[Layer], calls: int = 0) -> Demand:
         met[behaviour] += 1
         _add_further(further, layer, behaviour)
         if behaviour == "kernel":
-            kernels.append((layer.macs / 1e9, layer.params / 1e6))
+            kernels.append((layer.macs / 1e9, layer.params / 1e6, layer.written / 1e6))
         elif behaviour == "linear":
             products += layer.macs / 1e9
     paid = Costs(
         call=calls,
         compute=0,
         weights=0,
-        memory=moved["kernel"] + moved["move"],
+        memory=moved["move"],
         layer=met["kernel"] + met["move"],
         elementwise=moved["elementwise"],
         norm=moved["norm"],
@@ -133,6 +134,7 @@ def _add_further(further: dict[str, float], layer: Layer, behaviour: Behaviour) 
     """Add what a layer takes of the further costs."""
     moved = (layer.read + layer.written) / 1e6
     if behaviour == "kernel":
+        further["read"] += layer.read / 1e6
         for kind, cost in (("depthwise", "depthwise"), ("matmul", "product")):
             if layer.kind == kind:
                 further[cost] += layer.macs / 1e9

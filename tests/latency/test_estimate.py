@@ -24,16 +24,16 @@ from nas.latency.estimate.fit import Observation, fit
 from nas.latency.estimate.layer_lists import recorded_layers
 from nas.latency.estimate.published_latencies import dense_networks, layers_of
 from nas.latency.estimate.run import estimate, main, read_phone
-from nas.space import load_space, space_names
+from nas.space import load_space, published_member, space_names
 from nas.space.operations import space_operations
 
 TABLES = resources.shipped(resources.TABLES)
 FOLDER = TABLES / "iphone12"
 # mean error in percent and rank correlation of models left out; mean error of families left out
 BOUNDS = {
-    "iphone12": (7, 0.99, 8),
-    "iphone13": (9.5, 0.98, 13),
-    "iphone14": (12, 0.95, 21),
+    "iphone12": (7, 0.99, 9),
+    "iphone13": (8.5, 0.98, 12),
+    "iphone14": (8.5, 0.96, 15.5),
     "galaxy-s24": (10, 0.99, 14),
     "galaxy-s24-int8": (18, 0.95, 19),
     "galaxy-s25": (10.5, 0.99, 12),
@@ -41,7 +41,7 @@ BOUNDS = {
     "galaxy-s26": (12, 0.99, 18),
     "galaxy-s26-int8": (18, 0.94, 18),
     "snapdragon-7gen4-int8": (17, 0.94, 16),
-    "snapdragon-8gen1": (6, 0.99, 60),
+    "snapdragon-8gen1": (4, 0.99, 47),
 }
 SPACES = tuple(name for name in space_names() if load_space(name).published)
 SPACE = load_space("efficientformer")
@@ -212,6 +212,28 @@ def test_the_error_is_given_and_small(device: str, bounds: tuple[float, float, f
     assert info.leave_one_out["spearman"] >= bounds[1]  # type: ignore[attr-defined]
     assert info.leave_one_family_out["mape"] <= bounds[2]  # type: ignore[attr-defined]
     assert len(entries) == info.leave_one_out["n"] >= 14  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("family, bound", [("RepViT", 12), ("FastViT", 8)])
+def test_families_that_no_fit_of_the_iphone_12_saw(
+    family: str, bound: float, shipped: LatencyTable
+) -> None:
+    rows = [
+        row for row in csv.DictReader((FOLDER / "published.csv").open()) if row["family"] == family
+    ]
+    assert {row["role"] for row in rows} <= {"held_out", "other"}
+    by_model: dict[str, list[float]] = {}
+    for row in rows:
+        if row["role"] == "held_out":
+            by_model.setdefault(row["model"], []).append(float(row["latency_ms"]))
+    ms = {model: statistics.median(values) for model, values in by_model.items()}
+    # Every member has the size of its figure.
+    predicted = [shipped.predict(member).ms for member in map(published_member, ms) if member]
+    errors = [abs(each / seen - 1) * 100 for each, seen in zip(predicted, ms.values(), strict=True)]
+    said = shipped.device.estimate.held_out[family]  # type: ignore[union-attr]
+    assert said["mape"] == pytest.approx(sum(errors) / len(errors), abs=0.1)
+    assert said["n"] == len(errors) >= 5
+    assert said["mape"] <= bound and said["spearman"] == 1.0
 
 
 def test_members_on_the_iphone_12_meet_the_target(shipped: LatencyTable) -> None:
@@ -448,18 +470,24 @@ def test_what_no_figure_speaks_of_stays_at_the_prior() -> None:
     assert found.call + price(listed, found) == pytest.approx(5.0, rel=0.05)
 
 
-def test_a_kernel_takes_the_longer_of_arithmetic_and_weights() -> None:
+def test_a_kernel_takes_the_longest_of_arithmetic_weights_and_writing() -> None:
     paid = costs(call=1.0, compute=1.0, weights=10.0, memory=10.0, elementwise=5.0, layout=0.5)
     reuses = Layer("conv", macs=4 * 10**9, params=10**5, read=10**4, written=10**4)
     reads = Layer("linear", macs=10**6, params=10**5, read=0, written=0)
-    assert price([reuses], paid) == pytest.approx(4.0 + 0.2)
+    writes = Layer("conv", macs=10**6, params=10**4, read=10**6, written=3 * 10**5)
+    assert price([reuses], paid) == pytest.approx(4.0)
     assert price([reads], paid) == pytest.approx(1.0)
+    assert price([writes], paid) == pytest.approx(3.0)
+    # Pooling pays for all that it moves.
+    assert price([Layer("pool", read=10**5, written=10**5)], paid) == pytest.approx(2.0)
     assert (
         price([Layer("reshape", read=9, written=9), Layer("activation", read=9, name="relu")], paid)
         == 0.5
     )
     assert price([Layer("elementwise", read=10**5, written=10**5)], paid) == pytest.approx(1.0)
-    assert price([reuses, reads], paid) == pytest.approx(5.2)
+    assert price([reuses, reads, writes], paid) == pytest.approx(8.0)
+    # Where reading takes time too, it comes on top.
+    assert price([writes], replace(paid, read=2.0)) == pytest.approx(5.0)
 
 
 def test_each_kind_of_layer_has_its_own_cost() -> None:
@@ -486,7 +514,7 @@ def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
         (
             "8.4,fit",
             "8.4,use",
-            r"published.csv:2: role: .*\(got 'use', expected one of fit, other, check\)",
+            r"published.csv:2: role: .*\(got 'use', expected one of fit, held_out, check, other\)",
         ),
     ):
         (folder / "published.csv").write_text(text.replace(good, bad))

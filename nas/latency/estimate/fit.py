@@ -52,7 +52,7 @@ def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Cost
     # A cost of 0 in the prior is one that the phone's figures cannot tell apart: it stays 0.
     fitted = np.flatnonzero(known)
     start = np.log(known[fitted])
-    # The layers of all observations in one array, (layers, 2), for speed. `firsts` are the indices
+    # The layers of all observations in one array, (layers, 3), for speed. `firsts` are the indices
     # at which observations begin; `reduceat` sums from one to the next. `demand` gives each at
     # least one row, without which `reduceat` would take the next observation's.
     kernels = np.concatenate([seen.demand.kernels for seen in observations])
@@ -67,19 +67,17 @@ def fit(observations: Sequence[Observation], prior: Costs, trust: float) -> Cost
     def errors(logarithms: Floats) -> Floats:
         costs = spread(logarithms)
         # As `Demand.ms`.
-        longer = np.maximum(kernels[:, 0] * costs[1], kernels[:, 1] * costs[2])
-        predicted = np.add.reduceat(longer, firsts) + counts @ costs
+        longest = (kernels * costs[1:4]).max(axis=1)
+        predicted = np.add.reduceat(longest, firsts) + counts @ costs
         return np.concatenate([weights * (predicted - figures), trust * (logarithms - start)])
 
     def slopes(logarithms: Floats) -> Floats:
         """Return the derivatives of `errors`, (errors, fitted costs)."""
         costs = spread(logarithms)
         by_cost = counts * costs
-        arithmetic = kernels[:, 0] * costs[1]
-        reading = kernels[:, 1] * costs[2]
-        computes = arithmetic >= reading
-        by_cost[:, 1] += np.add.reduceat(arithmetic * computes, firsts)
-        by_cost[:, 2] += np.add.reduceat(reading * ~computes, firsts)
+        overlapping = kernels * costs[1:4]
+        longest = overlapping.argmax(axis=1)[:, None] == np.arange(3)
+        by_cost[:, 1:4] += np.add.reduceat(overlapping * longest, firsts)
         own = weights[:, None] * by_cost[:, fitted]
         return np.concatenate([own, trust * np.eye(len(fitted))])
 

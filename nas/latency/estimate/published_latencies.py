@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import Literal, get_args
 
 from nas.blocks import Layer, parse_head
 from nas.errors import InputError
@@ -23,8 +24,10 @@ PARTS = ("patch_embedding", "attention", "linear_proj_mlp", "reshape", "norm")
 """Parts of a breakdown that are fitted; activations and the rest (with the call) have no layers."""
 
 
-ROLES = ("fit", "other", "check")
-"""Roles of a figure: fitted; not fitted, with a reason; a segmentation network, for comparison."""
+Role = Literal["fit", "held_out", "check", "other"]
+"""Role of a figure: fitted; of a family that no fit of this phone sees, for its error; of a
+segmentation network, for the error at dense sizes; not used, with a reason."""
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)
@@ -95,10 +98,10 @@ def dense_networks(folder: Path) -> list[Dense]:
     return networks
 
 
-def published_networks(folder: Path) -> list[Network]:
-    """Return every network with a figure to fit, in the order of the file."""
+def published_networks(folder: Path, role: Role = "fit") -> list[Network]:
+    """Return every classifier with a figure of this role, in the order of the file."""
     figures: dict[tuple[str, int, str], list[float]] = defaultdict(list)
-    for model, resolution, family, ms in _figures(folder / "published.csv"):
+    for model, resolution, family, ms in _figures(folder / "published.csv", role):
         figures[model, resolution, family].append(ms)
     breakdown = dict(_breakdowns(folder / "breakdown.csv"))
     networks = []
@@ -112,15 +115,15 @@ def published_networks(folder: Path) -> list[Network]:
     return networks
 
 
-def _figures(path: Path) -> Iterator[tuple[str, int, str, float]]:
-    """Yield model, resolution, family and ms of each figure whose role is `fit`."""
+def _figures(path: Path, role: Role) -> Iterator[tuple[str, int, str, float]]:
+    """Yield model, resolution, family and ms of each figure of this role."""
     for line, row in _read(path):
         if row["role"] not in ROLES:
             raise InputError(
                 f"{path}:{line}: role: is unknown (got '{row['role']}', expected one of"
                 f" {', '.join(ROLES)})"
             )
-        if row["role"] == "fit":
+        if row["role"] == role:
             ms = _number(path, line, row, "latency_ms")
             yield row["model"], int(_number(path, line, row, "resolution")), row["family"], ms
 

@@ -19,7 +19,8 @@ folder holds everything about one phone; this file holds the method:
    kind, or rough numbers in `estimate.yaml`. `trust` there is the weight of the prior.
 5. The error is that of networks left out. The fit is repeated without all figures of one model
    (then, harder, of one family), here and on the phone that the prior is from, and predicts that
-   model. The form of the cost model was chosen in view of the same networks.
+   model. The form of the cost model was chosen in view of the same networks. Families whose role
+   is `held_out` are never fitted on this phone (their error is the entry `held_out`).
 6. A network whose error when left out is far beyond the others' is named as an outlier. An outlier
    is first of all a figure to read again (its input size, its unit, its device).
 7. Operations without a row are priced with the same costs. At the sizes that were fitted their
@@ -34,6 +35,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from math import sqrt
@@ -74,7 +76,7 @@ FURTHER = (
     "; on top, of 10^9 multiply-accumulates in depthwise convolutions and of 10^6 activations that"
     " these move, of the same in products of attention, of 10^6 activations of a layer beyond its"
     " first 10^6, of 10^6 activations in a transpose and in a concatenation or gather, of a layer"
-    " over one position"
+    " over one position, of 10^6 activations that a layer which multiplies reads"
 )
 OUTLIER_SIGMAS = 3.0
 """Distance of an outlier in robust standard deviations (1.4826 median absolute deviations)."""
@@ -106,12 +108,14 @@ class Phone:
         networks: published networks that are fitted.
         prior: the presumed costs, or the phone whose fitted costs they are.
         dense: published segmentation networks.
+        held_out: networks of families that are never fitted.
     """
 
     recipe: YamlFile
     networks: tuple[Network, ...]
     prior: Phone | Costs
     dense: tuple[Dense, ...] = ()
+    held_out: tuple[Network, ...] = ()
 
     def costs(self, model: str = "", family: str = "") -> Costs:
         """Return the costs fitted to all networks but those of one model or one family."""
@@ -138,6 +142,7 @@ def read_phone(folder: Path) -> Phone:
         tuple(published_networks(folder)),
         _prior(recipe, folder),
         tuple(dense_networks(folder)),
+        tuple(published_networks(folder, "held_out")),
     )
 
 
@@ -362,10 +367,11 @@ def _report(
         **({"leave_one_family_out_members": _errors(members, "family_unknown")} if members else {}),
         "leave_one_family_out": _errors(left_out, "family_unknown"),
         "fit": _errors(left_out, "known"),
+        **({"held_out": _held_out(phone, costs)} if phone.held_out else {}),
         "costs_ms": costs.to_dict(),
         "costs_are": (
             "ms of a call, of 10^9 multiply-accumulates, of 10^6 weights read, of 10^6 activations"
-            " moved, of starting a layer, of 10^6 values in element-wise, layer norm and softmax"
+            " written (in pooling: moved), of starting a layer, of 10^6 values in element-wise, layer norm and softmax"
             " layers, of a change of layout, of 10^6 values in GELU and SiLU, of 10^9"
             " multiply-accumulates in the products of linear attention"
             + (FURTHER if costs.depthwise else "")
@@ -393,6 +399,15 @@ def _errors(entries: Sequence[LeftOut], which: str) -> dict[str, float]:
     published = np.array([entry.network.ms for entry in entries])
     predicted = np.array([getattr(entry, which) for entry in entries])
     return _statistics(published, predicted)
+
+
+def _held_out(phone: Phone, costs: Costs) -> dict[str, Any]:
+    """Return the statistics of each family that this phone's fit does not know, by family."""
+    vector = np.array(astuple(costs))
+    families: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for network in phone.held_out:
+        families[network.family].append((network.ms, network.seen[0].demand.ms(vector)))
+    return {family: _statistics(*np.array(pairs).T) for family, pairs in families.items()}
 
 
 def _statistics(published: Floats, predicted: Floats) -> dict[str, Any]:
