@@ -40,8 +40,10 @@ def answers(problem: Problem, found: Found) -> dict[str, Found]:
     if "exact" not in every:
         every["exact"] = exact(silent)
     if "slimming" not in every and problem.max_drop is None:
+        # Slimming that has reached the optimum need not look further.
+        least = problem.cautious_scores.cost(every["exact"].architecture)
         with suppress(NasError):
-            every["slimming"] = slim(silent)
+            every["slimming"] = slim(silent, least)
     return every
 
 

@@ -3,9 +3,11 @@ target."""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +18,9 @@ from nas.errors import InputError, NasError
 from nas.latency import MissingRows
 from nas.latency.table import make_table
 from nas.search import Drop, Narrow, moves, pose, search
+from nas.search.engines.exact import exact
 from nas.search.engines.prices import Prices
+from nas.search.engines.slimming import slim
 from nas.search.fastest import fastest
 from nas.search.limits import rounded
 from nas.space.moves import narrow
@@ -147,6 +151,27 @@ def test_ties_go_to_the_larger_saving_and_then_to_the_first_position(
     assert first.saved_ms == pytest.approx(max(savings))
     if isinstance(first.move, Drop):
         assert first.move.position == 0
+
+
+@pytest.mark.parametrize("named", ["small", "choices", "stem"])
+@given(seed=st.integers(0, 1000), share=st.floats(0, 1))
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_known_optimum_spares_the_proof_and_changes_nothing(
+    spaces, made_up_table, made_up_scores, named, seed, share
+):
+    space = spaces[named]()
+    table = made_up_table(space)
+    least = fastest(space, table)[0]
+    target = least + share * (table.total_ms(space.largest()) - least)
+    problem = pose(space, table, made_up_scores(space, seed), target)
+    cost = problem.cautious_scores.cost
+    optimum = cost(exact(problem).architecture)
+    found = slim(problem)
+    assert slim(problem, optimum) == found
+    # Where every cost counts as the optimum, no trade is looked for.
+    assert cost(slim(problem, math.inf).architecture) >= cost(found.architecture)
+    with mock.patch("nas.search.engines.exchange._trade", side_effect=AssertionError):
+        slim(problem, math.inf)
 
 
 @pytest.mark.parametrize("engine", ["slimming", "exact"])

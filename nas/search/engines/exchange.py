@@ -11,6 +11,7 @@ of differences rank all pairs and triples of variants at once, and only the best
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations, product
@@ -69,14 +70,21 @@ Variants = dict[int | str, list[_Variant]]
 
 
 def trades(
-    space: Space, prices: Prices, positional: bool, arch: Architecture
+    space: Space,
+    prices: Prices,
+    positional: bool,
+    arch: Architecture,
+    least_cost: float = -math.inf,
 ) -> Iterator[tuple[Move, Architecture]]:
     """Yield the moves that improve a member which keeps the limits, each with the member after it.
 
     A trade is one or more moves. After each trade the limits hold and the cost is lower; between
-    the moves of a trade a limit may be exceeded.
+    the moves of a trade a limit may be exceeded. No trade is looked for once the cost is
+    `least_cost`, the proven least of all members within the limits.
     """
     for _ in range(_ROUNDS):
+        if prices.cost(arch) < least_cost + _GAIN:
+            return
         chosen = _trade(space, prices, positional, arch)
         if chosen is None:
             return

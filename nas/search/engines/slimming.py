@@ -63,10 +63,15 @@ class Option:
         return round(self.cost / self.saved, _DIGITS), -round(self.saved, _DIGITS)
 
 
-def slim(problem: Problem) -> Found:
+def slim(problem: Problem, least_cost: float = -math.inf) -> Found:
     """Slim the space's largest member until it keeps all limits, then trade moves for better ones.
 
     With the paper's candidates, the objective "mes" or evaluated members there are no trades.
+
+    Args:
+        problem: what is searched for.
+        least_cost: the proven least cost of all members within the limits, where it is known. The
+            proof that no trade is left takes longer than all the rest.
 
     Raises:
         NasError: a limit is still exceeded, but no single move lowers its amount.
@@ -90,7 +95,7 @@ def slim(problem: Problem) -> Found:
     if rival is not None and pricer.prices.cost(rival) < pricer.prices.cost(start):
         start = rival
         path = list(moves_to(problem.space, rival))
-    path += trades(problem.space, pricer.prices, pricer.positional, start)
+    path += trades(problem.space, pricer.prices, pricer.positional, start, least_cost)
     trace: list[Step] = []
     arch = largest
     for move, after in path:
