@@ -339,7 +339,8 @@ class _Model:
         ]
         summed = [limit for limit in problem.limits if not limit.measure.peak]
         return [
-            Resource(ms, problem.target_ms - base),
+            # Tables round sums, paths do not. `_keeps_limits` has the last word.
+            Resource(ms, problem.target_ms - base + _EQUAL),
             *(
                 Resource(
                     graph.weigh(limit.measure.of),
@@ -365,12 +366,13 @@ class _Model:
 
         path = program.solve(accept)
         named = " and ".join(map(str, problem.limits))
+        within = f" within {named}: there" if named else ":"
         if path is None:
             return OutOfReach(f"no member of space '{problem.space.name}' keeps {named} together")
         least_ms = problem.table.total_ms(model._member(path))
         return OutOfReach(
-            f"latency target {problem.target_ms:g} ms cannot be reached within {named}: there the "
-            f"fastest member of space '{problem.space.name}' takes {rounded(least_ms, up=True)} ms"
+            f"latency target {problem.target_ms:g} ms cannot be reached{within} the fastest"
+            f" member of space '{problem.space.name}' takes {rounded(least_ms, up=True)} ms"
         )
 
     def _out_of_reach(self) -> OutOfReach:
