@@ -543,7 +543,7 @@ def test_an_unknown_network_or_figure_is_named(tmp_path: Path) -> None:
             "prior: {call: 0.1}",
             r"estimate.yaml:\d+: prior: compute: expected the costs call, compute",
         ),
-        ("trust: 0.01", "trust: much", r"estimate.yaml:\d+: trust: expected a number"),
+        ("trust: 0.08", "trust: much", r"estimate.yaml:\d+: trust: expected a number"),
         (
             "dense: snapdragon-8gen1",
             "dense: phone",

@@ -371,9 +371,9 @@ def _report(
         "costs_ms": costs.to_dict(),
         "costs_are": (
             "ms of a call, of 10^9 multiply-accumulates, of 10^6 weights read, of 10^6 activations"
-            " written (in pooling: moved), of starting a layer, of 10^6 values in element-wise, layer norm and softmax"
-            " layers, of a change of layout, of 10^6 values in GELU and SiLU, of 10^9"
-            " multiply-accumulates in the products of linear attention"
+            " written (in pooling: moved), of starting a layer, of 10^6 values in element-wise, layer"
+            " norm and softmax layers, of a change of layout, of 10^6 values in GELU and SiLU, of"
+            " 10^9 multiply-accumulates in the products of linear attention"
             + (FURTHER if costs.depthwise else "")
         ),
         "percentiles": {"p10": round(spread[0], 4), "p90": round(spread[1], 4)},

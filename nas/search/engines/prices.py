@@ -47,23 +47,18 @@ class Prices:
         self.limits: tuple[Limit, ...] = (problem.latency, *problem.limits)
         self._cautious = problem.cautious_scores
         self._space = problem.space
-        # Members share the objects of blocks, and of stages that a move leaves alone. Hashing them
-        # takes more time than all else here, so both have numbers, which are looked up by identity
-        # first. Each is kept beside its number, so that no other object can get its id.
-        self._block_numbers: dict[BlockSpec, int] = {}
-        self._block_by_id: dict[int, tuple[int, BlockSpec]] = {}
-        self._numbers: dict[tuple[int, ...], int] = {}
-        self._by_id: dict[int, tuple[int, Stage]] = {}
+        self._numbers: dict[Stage, int] = {}
         self._stages: list[Stage] = []
+        # Members share the objects of stages that a move leaves alone. Hashing a stage takes more
+        # time than all else here, so a stage is looked up by its identity first.
+        self._by_id: dict[int, tuple[int, Stage]] = {}
         # Two stages that differ only in which positions are dropped have different numbers (their
         # costs may differ) but the same content (their amounts are equal).
         self._content: list[int] = []
-        self._contents: dict[tuple[int, ...], int] = {}
+        self._contents: dict[tuple[BlockSpec, ...], int] = {}
         self._stage_costs: dict[tuple[int, int, int], float] = {}
-        self._block_counts: dict[tuple[int, int], tuple[int, ...]] = {}
-        self._block_costs: dict[tuple[int, int, int, int], float] = {}
         self._end_costs: dict[BlockSpec | None, float] = {}
-        self._of_block: dict[tuple[str, Shape], dict[int, tuple[tuple[float, ...], Shape]]] = {}
+        self._of_block: dict[tuple[str, BlockSpec, Shape], tuple[tuple[float, ...], Shape]] = {}
         self._amounts: dict[tuple[str, int, int, Shape], tuple[tuple[float, ...], Shape]] = {}
         # By identity, as stages are; the stem is kept beside its shape.
         self._stem_shapes: dict[int, tuple[BlockSpec | None, Shape]] = {}
@@ -130,23 +125,16 @@ class Prices:
         known = self._by_id.get(id(stage))
         if known is not None:
             return known[0]
-        blocks = tuple(map(self._block_number, (stage.entry, *stage.blocks)))
-        number = self._numbers.get(blocks)
+        number = self._numbers.get(stage)
         if number is None:
-            number = self._numbers[blocks] = len(self._stages)
+            number = self._numbers[stage] = len(self._stages)
             self._stages.append(stage)
-            present = tuple(map(self._block_number, (stage.entry, *stage.present)))
-            self._content.append(self._contents.setdefault(present, len(self._contents)))
+            self._content.append(
+                self._contents.setdefault((stage.entry, *stage.present), len(self._contents))
+            )
+        # The stage is kept alive, so that no other object can get its id.
         self._by_id[id(stage)] = number, stage
         return number
-
-    def _block_number(self, block: BlockSpec) -> int:
-        """Return the number of a block, the same for equal blocks."""
-        known = self._block_by_id.get(id(block))
-        if known is None:
-            number = self._block_numbers.setdefault(block, len(self._block_numbers))
-            known = self._block_by_id[id(block)] = number, block
-        return known[0]
 
     @cached_property
     def exceptions(self) -> list[Architecture]:
@@ -186,23 +174,12 @@ class Prices:
 
     def _stage_cost(self, index: int, stage: Stage, before: int) -> float:
         scores = self._cautious
-        sums: list[tuple[int, ...]] = []
-        total = 0.0
-        for position, block in enumerate(stage.blocks):
-            number = self._block_number(block)
-            counts = self._block_counts.get((index, number))
-            if counts is None:
-                counts = self._block_counts[index, number] = scores.counts(index, block)
-            sums.append(counts)
-            key = index, position, number, stage.width
-            cost = self._block_costs.get(key)
-            if cost is None:
-                cost = scores.block_cost(index, position, block, stage.width)
-                self._block_costs[key] = cost
-            total += cost
-        counted = tuple(map(sum, zip(*sums, strict=True)))
-        entered = scores.entry_cost(index, stage.entry, before)
-        return entered + scores.stage_cost(index, stage.width, counted) + total
+        counts = zip(*(scores.counts(index, block) for block in stage.blocks), strict=True)
+        cost = scores.entry_cost(index, stage.entry, before)
+        cost += scores.stage_cost(index, stage.width, tuple(map(sum, counts)))
+        return cost + sum(
+            scores.block_cost(index, p, block, stage.width) for p, block in enumerate(stage.blocks)
+        )
 
     def _stem_shape(self, stem: BlockSpec | None) -> Shape:
         known = self._stem_shapes.get(id(stem))
@@ -218,13 +195,12 @@ class Prices:
         """Return what the operations of a stage with this input shape take, and its output shape."""
         amounts: list[float] = []
         for block in (stage.entry, *stage.present):
-            taken = self._of_block.setdefault((measure.key, shape), {})
-            number = self._block_number(block)
-            known = taken.get(number)
+            key = measure.key, block, shape
+            known = self._of_block.get(key)
             if known is None:
                 operations = tuple(with_layout(HEAD, block, shape))
                 own = tuple(self._of(measure, operation) for operation in operations)
-                known = taken[number] = own, operations[-1].output
+                known = self._of_block[key] = own, operations[-1].output
             amounts += known[0]
             shape = known[1]
         return tuple(amounts), shape
