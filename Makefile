@@ -26,7 +26,7 @@ env: $(VENV)/all.stamp
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal
 
-# Without what tests/times.csv records as taking more than a fifth of a CPU second.
+# Without what tests/times.csv records as taking more than a tenth of a CPU second.
 quick: $(VENV)/all.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --ignore tests/integration -m "not slow"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-UNIT_S = 0.2
+UNIT_S = 0.1
 """Maximum CPU seconds that `make quick` spends on one test function."""
 
 
