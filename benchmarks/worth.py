@@ -56,7 +56,7 @@ from nas.devices import Settings
 from nas.files import replacing
 from nas.finetune.options import Recipe
 from nas.finetune.start import load_start
-from nas.finetune.task import loss_of
+from nas.finetune.task import groups_of, loss_of
 from nas.latency.known_devices import opened
 from nas.runs.resolve import find_subject
 from nas.space import Architecture, Space
@@ -111,17 +111,7 @@ class Plain(Task):
         return self._network
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        groups: dict[bool, list[Tensor]] = {True: [], False: []}
-        for name, parameter in self._network.named_parameters():
-            groups[parameter.dim() > 1 and not name.endswith("bias")].append(parameter)
-        return [
-            {
-                "params": parameters,
-                "weight_decay": self.recipe.weight_decay if decayed else 0.0,
-                "peak": self.recipe.learning_rate,
-            }
-            for decayed, parameters in groups.items()
-        ]
+        return groups_of(self._network, self.recipe)
 
     def loss(
         self,

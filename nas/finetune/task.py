@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -22,6 +23,33 @@ from nas.tasks.classify import CLASSIFICATION
 from nas.training.distributed import processes
 from nas.training.evaluate import accuracy_of, calibrate
 from nas.training.task import Task
+
+
+def groups_of(
+    module: nn.Module, recipe: Recipe, scales: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Return groups: kernels and matrices with weight decay, all other parameters without.
+
+    The others are norms, scales, biases and tables of attention biases.
+
+    Args:
+        module: whose parameters are trained.
+        recipe: of the training.
+        scales: the share of the learning rate that each child gets, by its name; None for all of it.
+    """
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, parameter in module.named_parameters():
+        decayed = parameter.dim() > 1 and not name.endswith("bias")
+        scale = 1.0 if scales is None else scales[name.partition(".")[0]]
+        groups.setdefault((decayed, scale), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": recipe.weight_decay if decayed else 0.0,
+            "peak": recipe.learning_rate * scale,
+        }
+        for (decayed, scale), parameters in groups.items()
+    ]
 
 
 def loss_of(
@@ -131,25 +159,8 @@ class Finetuning(Task):
         return accuracy_of(network, self.held_out, together=processes()).accuracy
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups: kernels and matrices with weight decay, all other parameters without.
-
-        The others are norms, scales, biases and tables of attention biases. With layer-wise decay
-        there are two groups per operation.
-        """
-        scales = self._rate_scales()
-        groups: dict[tuple[bool, float], list[Tensor]] = {}
-        for name, parameter in self._network.named_parameters():
-            decayed = parameter.dim() > 1 and not name.endswith("bias")
-            operation = name.partition(".")[0]
-            groups.setdefault((decayed, scales[operation]), []).append(parameter)
-        return [
-            {
-                "params": parameters,
-                "weight_decay": self.recipe.weight_decay if decayed else 0.0,
-                "peak": self.recipe.learning_rate * scale,
-            }
-            for (decayed, scale), parameters in groups.items()
-        ]
+        """Return `groups_of` the network; with layer-wise decay there are two per operation."""
+        return groups_of(self._network, self.recipe, self._rate_scales())
 
     def _rate_scales(self) -> dict[str, float]:
         """Return the share of the learning rate that each operation gets, by its name.

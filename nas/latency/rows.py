@@ -121,7 +121,7 @@ def read_rows(path: str | Path) -> dict[Key, Row]:
     return dict(_rows(str(path), read_text(Path(path))))
 
 
-# A shipped table takes a tenth of a second, and a notebook loads the same few again and again.
+# A shipped table takes 0.1 to 0.2 s, and a notebook loads the same few again and again.
 @lru_cache(maxsize=16)
 def _rows(path: str, text: str) -> Mapping[Key, Row]:
     """Return the rows in the text of a table's CSV file. The caller must not change them."""

@@ -196,7 +196,7 @@ def _read(path: str, text: str) -> Space:
     """Return the space in the text of a YAML file.
 
     A published member is found by its name in all spaces, several times in one command, and a
-    space takes 25 ms to validate.
+    space takes 4 to 35 ms to validate.
     """
     file = YamlFile(path, text)
     return space_from(file, file.data, [], path)

@@ -27,6 +27,7 @@ from nas.latency.network_times import (
     read_networks,
 )
 from nas.latency.profile import operation_timing
+from nas.latency.profile.network_timing import KEPT_BYTES, release
 from nas.latency.profile.operation_timing import AGREE, MOST_REPEATS, settled
 from nas.latency.profile.run import profile
 from nas.space import Space
@@ -210,3 +211,20 @@ def test_a_device_that_stays_slow_is_not_waited_for_again_and_again(
     device.factor = lambda count: 1.5
     assert [other.look() for _ in range(2)] == [(True, False)] * 2
     assert sum(slept) == 100.0
+
+
+@pytest.mark.parametrize("size, kept", [(KEPT_BYTES, True), (KEPT_BYTES + 1, False)])
+def test_small_networks_stay_in_the_cache(size: int, kept: bool, tmp_path: Path) -> None:
+    file = tmp_path / "network.tflite"
+    with file.open("wb") as opened:
+        opened.truncate(size)
+    release(file)
+    assert file.exists() is kept
+
+
+def test_a_network_that_is_a_folder_leaves_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "network.mlpackage").mkdir()
+    (tmp_path / "network.mlpackage" / "Manifest.json").write_text("{}")
+    release(tmp_path / "network.mlpackage")
+    release(tmp_path / "was-never-there.tflite")
+    assert not list(tmp_path.iterdir())

@@ -306,6 +306,17 @@ def test_a_bad_table_is_one_line_with_file_line_and_reason(name: str, tmp_path: 
     assert "\n" not in str(raised.value)
 
 
+def test_a_table_that_was_changed_in_memory_or_on_the_disk_is_read_as_it_stands(
+    tmp_path: Path,
+) -> None:
+    DEVICE.save(tmp_path / "device.yaml")
+    (tmp_path / "table.csv").write_text(f"{HEADER}\n{GOOD}\n")
+    load_table(tmp_path).rows.clear()
+    assert len(load_table(tmp_path).rows) == 1
+    (tmp_path / "table.csv").write_text(f"{HEADER}\n")
+    assert not load_table(tmp_path).rows
+
+
 def test_the_good_row_is_good(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(f"{HEADER}\n{GOOD.replace('0.1,0.3', '0.2,0.2')}\n")
     (row,) = read_rows(tmp_path / "table.csv").values()

@@ -233,6 +233,15 @@ def test_own_space_in_the_working_directory_wins(
     assert nas.load_space("efficientformer").name == "small"
 
 
+def test_a_space_that_was_edited_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(SMALL.format(placement="stage_suffix"))
+    first = nas.load_space(file)
+    assert nas.load_space(file) is first
+    file.write_text(SMALL.format(placement="network_suffix"))
+    assert (first.placement, nas.load_space(file).placement) == ("stage_suffix", "network_suffix")
+
+
 def test_folder_of_the_same_name_does_not_hide_a_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,19 +99,22 @@ def measure_by_turns(
                 taken[key].append(network_ms(device, files[key]))
             except OperationFailed as error:
                 fail(key, error)
-                file = files.pop(key)
-                if isinstance(networks[key], Chain):
-                    release(file)
+                _release(files.pop(key), networks[key])
             else:
                 if key not in starts:
                     starts[key] = start_of(device, files[key])
         progress("networks", len(files) - len(waiting()), len(networks))
     for key, file in files.items():
-        if isinstance(networks[key], Chain):  # else it is the caller's
-            release(file)
+        _release(file, networks[key])
     progress("networks", len(networks), len(networks))
     # Other load makes runs slower, never faster: the lowest time of a device that repeats counts,
     # as in its table. The rows of another device are of one measurement each, so the median is
     # comparable to them.
     best = min if device.repeats > 1 else statistics.median
     return Turns({key: best(taken[key]) for key in files}, starts, failures)
+
+
+def _release(file: Path, network: Chain | Path) -> None:
+    """Release a file that was converted here; any other is the caller's."""
+    if isinstance(network, Chain):
+        release(file)

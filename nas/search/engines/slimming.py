@@ -70,8 +70,8 @@ def slim(problem: Problem, least_cost: float = -math.inf) -> Found:
 
     Args:
         problem: what is searched for.
-        least_cost: the proven least cost of all members within the limits, where it is known. The
-            proof that no trade is left takes longer than all the rest.
+        least_cost: the proven least cost of all members within the limits, where it is known. It
+            spares the proof that no trade is left.
 
     Raises:
         NasError: a limit is still exceeded, but no single move lowers its amount.
