@@ -10,23 +10,41 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from math import log, sqrt
+from math import sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.accuracy.hidden_widths import Family, between, expansion, family
+from nas.accuracy.exchanges import ExchangeCosts
 from nas.accuracy.scores import Accuracy, Scores
-from nas.accuracy.single_moves import MeasuredWith, Score, choice_text, reference, wanted_keys
+from nas.accuracy.single_moves import Key, MeasuredWith, Score, choice_text, wanted_keys
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec, Identity
 from nas.display import frame, shortened
 from nas.errors import InputError, check_type
 from nas.files import text_sha256
 from nas.space import Architecture, Space, Stage
-from nas.space.candidates import ROLES, Role, likeness
 from nas.space.place import HEAD, STEM, Place
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+class RowsByKey(dict[Key, Score]):
+    """Scored moves by key. A key without a row raises InputError, which names the scores' file.
+
+    Args:
+        rows: by key.
+        where: the beginning of error messages: the file, or nothing.
+    """
+
+    def __init__(self, rows: Mapping[Key, Score], where: str) -> None:
+        super().__init__(rows)
+        self._where = where
+
+    def __missing__(self, key: Key) -> Score:
+        move, place, choice = key
+        raise InputError(
+            f"{self._where}no row for move '{move}', {place}{f', {choice}' if choice else ''}"
+        )
 
 
 @dataclass(frozen=True)
@@ -133,10 +151,11 @@ class RecordedScores(Scores):
         # A dropped position costs its drop alone: no exchange or localisation before it adds to
         # that.
         if role == "identity":
-            return self._row(("drop", place, "")).cost
-        cost = self._row(("localise", place, "")).cost if role == "local" and space.global_ else 0.0
+            return self._by_key["drop", place, ""].cost
+        localised = role == "local" and space.global_
+        cost = self._by_key["localise", place, ""].cost if localised else 0.0
         if len(space.candidates(role)) > 1:
-            cost += self._variety_cost(index, position, role, block, width)
+            cost += self._exchanges.cost(index, position, role, block, width)
         return cost
 
     def importance(self, stage: int, position: int) -> float:
@@ -151,7 +170,7 @@ class RecordedScores(Scores):
         Raises:
             InputError: the scores have no importance, because no trained supernet made them.
         """
-        row = self._row(("drop", str(Place.block(stage, position)), ""))
+        row = self._by_key["drop", str(Place.block(stage, position)), ""]
         if row.importance is None:
             raise InputError(f"{self._where}drop of {row.place} has no importance")
         return row.importance
@@ -184,7 +203,7 @@ class RecordedScores(Scores):
         if space.heads[0].layout != "pyramid":  # a classifier, which has no other metric
             self.check_evidence(metric="top1")
         for key in wanted_keys(self.scored):
-            self._row(key)
+            self._by_key[key]  # raises for a missing row
 
     def covered(self, space: Space) -> Space:
         # A file of an older version may lack choices that its space has got since.
@@ -317,8 +336,12 @@ class RecordedScores(Scores):
         )
 
     @cached_property
-    def _by_key(self) -> Mapping[tuple[str, str, str], Score]:
-        return {row.key: row for row in self.rows}
+    def _by_key(self) -> RowsByKey:
+        return RowsByKey({row.key: row for row in self.rows}, self._where)
+
+    @cached_property
+    def _exchanges(self) -> ExchangeCosts:
+        return ExchangeCosts(self.scored, self._by_key)
 
     @cached_property
     def _widths(self) -> tuple[tuple[list[int], list[float]], ...]:
@@ -339,15 +362,6 @@ class RecordedScores(Scores):
     @property
     def _where(self) -> str:
         return f"{self.path}: " if self.path else ""
-
-    def _row(self, key: tuple[str, str, str]) -> Score:
-        row = self._by_key.get(key)
-        if row is None:
-            move, place, choice = key
-            raise InputError(
-                f"{self._where}no row for move '{move}', {place}{f', {choice}' if choice else ''}"
-            )
-        return row
 
     def _stage_cost(self, index: int, stage: Stage) -> float:
         cost = self._known.get((index, stage))
@@ -374,149 +388,15 @@ class RecordedScores(Scores):
             return costs[at]
         # Below the smallest measured width nothing can be interpolated: this names the missing row.
         if at == 0:
-            self._row(("narrow", str(Place.whole(index)), str(width)))
+            self._by_key["narrow", str(Place.whole(index)), str(width)]
         share = (width - widths[at - 1]) / (widths[at] - widths[at - 1])
         return costs[at - 1] + share * (costs[at] - costs[at - 1])
-
-    def _variety_cost(
-        self, index: int, position: int, role: Role, block: BlockSpec, width: int
-    ) -> float:
-        """Return the cost of a block that is exchanged for the reference of its role.
-
-        Args:
-            index: of the stage, counted from 0.
-            position: in the stage, counted from 0.
-            role: of the block.
-            block: a candidate of the position.
-            width: of the stage, in channels.
-        """
-        if (index, position, role) not in self._references:
-            self._references[index, position, role] = reference(self.scored, index, position, role)
-        free = self._references[index, position, role]
-        key = index, role, free, block, width
-        if key not in self._as_measured:
-            self._as_measured[key] = self._find_measured(*key)
-        measured = self._as_measured[key]
-        if measured == free:
-            return 0.0
-        if (index, position, measured) not in self._exchanged:
-            self._exchanged[index, position, measured] = self._find_exchanged(
-                index, position, free, measured
-            )
-        return self._exchanged[index, position, measured]
-
-    def _find_measured(
-        self, index: int, role: Role, free: BlockSpec, block: BlockSpec, width: int
-    ) -> BlockSpec:
-        """Return the candidate of the largest width whose cost stands for that of a block.
-
-        Exchanges were measured at the largest width. At another width the reference may not fit,
-        and a similar block replaces it. There a block costs what the same change of hyperparameters
-        costs at the largest width.
-
-        Args:
-            index: of the stage, counted from 0.
-            role: of the block.
-            free: the reference of the role.
-            block: a candidate of the stage.
-            width: of the stage, in channels.
-        """
-        stand_in = self.scored.fitted(index, free, width)
-        if block == stand_in:
-            return free
-        measured = self.scored.candidates(index, role, self.scored.stages[index].widths[-1])
-        # What the block changes against the stand-in is applied to the reference.
-        if block.kind == free.kind == stand_in.kind:
-            usual = stand_in.hyperparameters()
-            block = replace(
-                free, **{k: v for k, v in block.hyperparameters().items() if v != usual[k]}
-            )
-        if block in measured:
-            return block
-        # Where that was not measured, the most similar candidate that was is taken.
-        return max(measured, key=lambda other: likeness(block, other))
-
-    def _find_exchanged(
-        self, index: int, position: int, free: BlockSpec, block: BlockSpec
-    ) -> float:
-        """Return the cost of a candidate of the largest width in place of the reference.
-
-        Args:
-            index: of the stage, counted from 0.
-            position: in the stage, counted from 0.
-            free: the reference of the block's role.
-            block: the candidate.
-        """
-        # Between scored hidden widths of its own family the cost is interpolated.
-        own = self._hidden_costs(index, position, block)
-        cost = between(own, expansion(block))
-        if cost is not None:
-            return cost
-        # Elsewhere the hidden width costs what it costs in the family of the reference, or of the
-        # largest member's block at this place.
-        start = min(own, key=lambda each: abs(log(each / expansion(block))), default=None)
-        for other in (free, self.scored.largest().stages[index].blocks[position]):
-            costs = self._hidden_costs(index, position, other)
-            after = between(costs, expansion(block))
-            before = between(costs, start) if start is not None else None
-            if start is not None and before is not None and after is not None:
-                return own[start] + after - before
-        return self._row(("exchange", str(Place.block(index, position)), choice_text(block))).cost
-
-    def _hidden_costs(self, index: int, position: int, block: BlockSpec) -> dict[float, float]:
-        """Return the scored costs of the family of a block at a position, by expansion.
-
-        Args:
-            index: of the stage, counted from 0.
-            position: in the stage, counted from 0.
-            block: a candidate of the position.
-        """
-        key = index, position, family(block)
-        if key not in self._hidden:
-            costs = {}
-            place = str(Place.block(index, position))
-            for role in ROLES:
-                candidates = self.scored.stages[index].candidates(role)
-                free = reference(self.scored, index, position, role) if candidates else None
-                for each in candidates:
-                    row = self._by_key.get(("exchange", place, choice_text(each)))
-                    if family(each) != family(block):
-                        continue
-                    if each == free:
-                        costs[expansion(each)] = 0.0
-                    elif row is not None:
-                        costs[expansion(each)] = row.cost
-            self._hidden[key] = costs
-        return self._hidden[key]
-
-    # A search asks for the cost of a block at every width and node of its graph: in efficientformer
-    # 18,708 times, for 320 different answers.
-
-    @cached_property
-    def _references(self) -> dict[tuple[int, int, Role], BlockSpec]:
-        """Return the references of `_variety_cost` by stage, position and role."""
-        return {}
-
-    @cached_property
-    def _as_measured(self) -> dict[tuple[int, Role, BlockSpec, BlockSpec, int], BlockSpec]:
-        """Return the cache of `_find_measured`."""
-        return {}
-
-    @cached_property
-    def _exchanged(self) -> dict[tuple[int, int, BlockSpec], float]:
-        """Return the cache of `_find_exchanged`."""
-        return {}
-
-    @cached_property
-    def _hidden(self) -> dict[tuple[int, int, Family], dict[float, float]]:
-        """Return the cache of `_hidden_costs`."""
-        return {}
 
     def _exchange_cost(self, place: Place, block: BlockSpec) -> float:
         """Return the cost of a stem, of an entry at its stage's largest width, or of a head."""
         if block == self.scored.largest().block(place):
             return 0.0
-        return self._row(("exchange", str(place), choice_text(block))).cost
+        return self._by_key["exchange", str(place), choice_text(block)].cost
 
     def _placed(self, index: int, blocks: tuple[BlockSpec, ...]) -> tuple[BlockSpec, ...]:
         scored = self.scored.stages[index]
