@@ -24,14 +24,7 @@ from nas.accuracy.law import (
     map_terms,
     stage_deficits,
 )
-from nas.accuracy.law_ranges import (
-    MEAN_EXPANSION,
-    PublishedStage,
-    figure_ranges,
-    octaves,
-    range_text,
-    width_ratios,
-)
+from nas.accuracy.law_ranges import PublishedStage, StageRange, stage_ranges
 from nas.blocks import BlockSpec
 from nas.errors import InputError, nearest
 from nas.space import Space, Stage
@@ -49,8 +42,6 @@ EMPTY_POINTS = 100.0
 """Points of error of a stage without blocks whose entry does not count as one either.
 
 It lies beyond any data, and the power law would be infinite."""
-_ROUNDING = 0.005
-"""Share by which a figure may leave the published range and still count as within it."""
 _STEP = 1e-4
 """Shift of a coefficient for a central difference."""
 
@@ -192,26 +183,12 @@ class StageLaw:
         if not self._size(index, blocks):
             return StageFacts(*figures, (f"stage {index + 1} has no blocks",))
         size, mean = (float(each[0]) for each in self._blocks(index, np.array([counts]).T))
-        # A stage of its entry alone has no mean expansion that could lie outside of the data.
-        values = [width, blocks, *([mean] if blocks else [])]
-        # A space without published members has no ranges, and nothing counts as outside of them.
-        reasons = [
-            f"stage {index + 1}: {name} {value:.3g}, published members have {range_text(low, high)}"
-            for (name, low, high), value in zip(self._ranges[index], values, strict=False)
-            if not low * (1 - _ROUNDING) <= value <= high * (1 + _ROUNDING)
-        ]
-        if self._published_stages[index]:
-            if size < blocks:
-                reasons.append(
-                    f"stage {index + 1}: blocks with expansions below"
-                    f" {self.least_expansions[index]:g}, the least of published members"
-                )
-            attended = [seen[2] for seen in self._published_stages[index]]
-            if not min(attended) <= attention <= max(attended):
-                reasons.append(
-                    f"stage {index + 1}: {attention} attention blocks, published members have"
-                    f" {range_text(min(attended), max(attended))}"
-                )
+        reasons = self._ranges[index].reasons(width, blocks, attention, mean)
+        if self._ranges[index].seen and size < blocks:
+            reasons.append(
+                f"stage {index + 1}: blocks with expansions below"
+                f" {self.least_expansions[index]:g}, the least of published members"
+            )
         return StageFacts(*figures, tuple(reasons))
 
     def numbers(
@@ -256,31 +233,16 @@ class StageLaw:
         # they are mixed with others.
         unshared = self._log_factor([0.0] * len(shares)) - self._log_factor(shares)
         mixed = np.maximum(points * np.exp(unshared) - points, 0.0)
-        caution = np.zeros(len(widths))
+        ranges = self._ranges[index]
         # No blocks at all are compared as the part of a block that the entry counts as.
-        least = self.law.coefficients["entry"]
-        for (name, low, high), values in zip(
-            self._ranges[index], (widths, blocks, expansion), strict=False
-        ):
-            inside = (low * (1 - _ROUNDING) <= values) & (values <= high * (1 + _ROUNDING))
-            # A stage of its entry alone has no mean expansion that could lie outside of the data.
-            inside |= (name == MEAN_EXPANSION) & (blocks == 0)
-            value = np.maximum(values, least)
-            below = np.log2(max(low, least) / value)
-            above = np.log2(value / max(high, least))
-            beyond = np.where(inside, 0.0, np.maximum(np.maximum(below, above), 0.0))
-            # Points are proportional to value^-exponent. To first order, an error of the exponent
-            # changes them by the share error * ln(value / bound).
-            caution += points * EXPONENT_ERROR * math.log(2) * beyond
-        if self._published_stages[index]:
+        beyond = ranges.octaves_beyond(widths, blocks, expansion, self.law.coefficients["entry"])
+        if ranges.seen:
             # By how many octaves the hidden widths are below those of the narrowest published blocks.
-            narrower = np.log2(np.where(blocks > 0, blocks / np.where(blocks > 0, size, 1), 1))
-            caution += points * EXPONENT_ERROR * math.log(2) * narrower
-            # Numbers of attention blocks begin at 0, so their distance is counted in blocks, not in
-            # octaves.
-            attended = [seen[2] for seen in self._published_stages[index]]
-            extra = np.maximum(min(attended) - attention, attention - max(attended))
-            caution += ATTENTION_POINTS * np.maximum(extra, 0)
+            beyond += np.log2(np.where(blocks > 0, blocks / np.where(blocks > 0, size, 1), 1))
+        # Points are proportional to value^-exponent. To first order, an error of the exponent
+        # changes them by the share error * ln(value / bound).
+        caution = points * EXPONENT_ERROR * math.log(2) * beyond
+        caution += ATTENTION_POINTS * ranges.attention_beyond(attention)
         empty = self._size(index, blocks) == 0
         return points, np.where(empty, EMPTY_POINTS, caution), np.where(empty, 0.0, mixed)
 
@@ -369,16 +331,7 @@ class StageLaw:
 
         Both are empty within the range of published networks, and for the first stage.
         """
-        if index == 0:
-            return "", 0.0
-        low, high = self._width_ratios[index]
-        beyond = octaves(width / before, low, high)
-        if beyond < 0.01:
-            return "", 0.0
-        reason = (
-            f"stage {index + 1} is {width / before:.2g} times as wide as stage {index}, not"
-            f" {low:.2g} to {high:.2g}"
-        )
+        reason, beyond = self._ranges[index].jump(before, width)
         return reason, RATIO_POINTS * beyond
 
     def slope(self, key: _Key) -> Floats:
@@ -494,39 +447,29 @@ class StageLaw:
             for shape in shapes
         ]
 
-    @cached_property
-    def _ranges(self) -> list[list[tuple[str, float, float]]]:
-        """Return per stage the name, minimum and maximum of each figure of published members."""
-        return [figure_ranges(seen) for seen in self._published_stages]
-
-    @cached_property
-    def _width_ratios(self) -> list[tuple[float, float]]:
-        """Return the range of each stage's width over that of the stage before."""
-        return width_ratios(self._published_stages)
-
     def _entry_is_block(self, index: int) -> bool:
         return self.scored.stages[index].entries[0].counts_as_block
 
     @cached_property
-    def _published_stages(self) -> list[list[PublishedStage]]:
-        """Return the published members' figures of each stage.
-
-        They are (width, blocks, attention blocks, mean expansion), one tuple per member.
-        """
+    def _ranges(self) -> list[StageRange]:
+        """Return the ranges of each stage's figures in published members."""
         # A shift does not change the published members, so their figures are computed once.
         if self.unshifted is not None:
-            return self.unshifted._published_stages
-        stages = []
-        for index in range(len(self.scored.stages)):
-            seen = []
-            for arch in self.scored.published.values():
-                stage = arch.stages[index]
-                sums = self.sums(index, stage)
-                blocks, attention, *_ = sums
-                expansion = float(self._blocks(index, np.array([sums]).T)[1][0])
-                seen.append((float(stage.width), float(blocks), float(attention), expansion))
-            stages.append(seen)
-        return stages
+            return self.unshifted._ranges
+        published_members = self.scored.published.values()
+        return stage_ranges(
+            [
+                [self._published(index, arch.stages[index]) for arch in published_members]
+                for index in range(len(self.scored.stages))
+            ]
+        )
+
+    def _published(self, index: int, stage: Stage) -> PublishedStage:
+        """Return the figures of a stage of a published member."""
+        sums = self.sums(index, stage)
+        blocks, attention, *_ = sums
+        expansion = float(self._blocks(index, np.array([sums]).T)[1][0])
+        return float(stage.width), float(blocks), float(attention), expansion
 
 
 def _expansion(block: BlockSpec) -> float:
