@@ -150,7 +150,17 @@ def test_networks_are_measured_when_none_is_being_converted(
 def test_networks_of_a_check_are_measured_until_they_settle(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space, FakeDevice(), tmp_path / "table")
     device = Disturbed()
-    _, times = check(replace(table, path=tmp_path / "table"), space, device, nets=8)
+    told: list[tuple[object, ...]] = []
+    _, times = check(
+        replace(table, path=tmp_path / "table"),
+        space,
+        device,
+        nets=8,
+        progress=lambda *each: told.append(each),
+    )
+    phases = ["networks (check, being converted)", "networks (check)"]
+    phases.append("networks (check, repeated until times agree)")
+    assert [each for each in dict.fromkeys(what for what, *_ in told) if each in phases] == phases
     chains = list(dict.fromkeys(device.measured))[len(calibration_members(space)) :]
     assert [time.measured_ms for time in times] == pytest.approx(
         [true_ms(chain) for chain in chains], rel=1e-4

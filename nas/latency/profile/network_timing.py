@@ -87,7 +87,7 @@ def measure_networks(
         return {member: found[member.name] for member in wanted if member.name in found}
 
     try:
-        keep(bench.times(lambda done: progress(f"networks ({role})", done, len(todo))))
+        keep(bench.times(lambda what, done: progress(f"networks ({role}{what})", done, len(todo))))
         # The anchors' drift is the device's, not the table's. A disturbance may have lasted during
         # all times so far: then they agree, and are slow nevertheless.
         rounds = device.repeats if device.repeats > 1 and todo else 0
@@ -144,6 +144,10 @@ def release(file: Path) -> None:
         remove(file)
 
 
+_Tell = Callable[[str, int], None]
+"""Is called with what is done beside the first measurement, and with the number of networks done."""
+
+
 class _NetworkBench:
     """Networks that are being converted and measured on one device.
 
@@ -160,27 +164,31 @@ class _NetworkBench:
         self._taken: dict[str, list[float]] = {}
         self.starts: dict[str, StartUp | None] = {}
 
-    def times(self, tell: Callable[[int], None]) -> Iterator[tuple[str, float]]:
+    def times(self, tell: _Tell) -> Iterator[tuple[str, float]]:
         """Yield names of networks with their ms; a network comes again when its time gets lower."""
         # One pass measures all networks. Then those that are not settled are repeated in turn, so
         # that the repeats of one lie as far apart as possible.
-        for network in self._converted(tell) if self._device.repeats > 1 else self._in_time(tell):
+        networks = self._converted(tell) if self._device.repeats > 1 else self._in_time()
+        for number, network in enumerate(networks):
+            tell("", number)
             yield from self._measure(network)
         while again := [
             network for network, taken in self._taken.items() if not self._settled(taken)
         ]:
+            tell(", repeated until times agree", len(self._taken) - len(again))
             for network in again:
                 if time.monotonic() > self._until:
                     return
                 yield from self._measure(network)
         if self._artifacts:
-            tell(len(self._artifacts))
+            tell("", len(self._artifacts))
 
-    def _converted(self, tell: Callable[[int], None]) -> list[str]:
+    def _converted(self, tell: _Tell) -> list[str]:
         """Return the networks that could be converted in time, once nothing is being converted."""
         # Nothing is measured here, so the cores that are reserved for it may convert.
         with self._device.borrow_cores():
-            for network in self._in_time(tell, CONVERTING_SHARE):
+            for number, network in enumerate(self._in_time(CONVERTING_SHARE)):
+                tell(", being converted", number)
                 wait([self._artifacts[network]])
             # Conversions that still wait in the queue are cancelled; those that have begun end.
             names = [
@@ -189,7 +197,7 @@ class _NetworkBench:
             wait([self._artifacts[network] for network in names])
         return names
 
-    def _in_time(self, tell: Callable[[int], None], share: float = 1.0) -> Iterator[str]:
+    def _in_time(self, share: float = 1.0) -> Iterator[str]:
         """Yield the networks in their order, while they can be done in this share of the time.
 
         Each is expected to take the mean of those before it.
@@ -202,7 +210,6 @@ class _NetworkBench:
                 self._until - begin
             ):
                 break
-            tell(number)
             yield network
 
     def round(self) -> Iterator[tuple[str, float]]:
