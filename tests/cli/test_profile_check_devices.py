@@ -84,6 +84,7 @@ def test_text_names_the_calibration_and_the_errors(
     check(device=str(workplace.folder / "mine"), nets=4)
     said = capsys.readouterr()
     assert "4 networks: mean error" in said.out and "Spearman" in said.out
+    assert "% of measured rows, each predicted from the others\n" in said.out
     assert "next: nas search" in said.err
 
 
