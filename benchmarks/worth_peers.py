@@ -34,7 +34,8 @@ class _OneGrid(MB3DBlock):
 
 def traceable(network: nn.Module) -> nn.Module:
     """Return a copy of a network with equal outputs, whose blocks FastNAS can trace."""
-    copy = deepcopy(network)
+    # It refuses the channels-last format, which trainings leave behind.
+    copy = deepcopy(network).to(memory_format=torch.contiguous_format)
     for block in copy.modules():
         if type(block) is MB3DBlock:
             block.__class__ = _OneGrid
