@@ -7,6 +7,7 @@ from pathlib import Path
 from nas.blocks import Operation
 from nas.convert.chain import Chain
 from nas.devices.board.replay import Replay
+from nas.devices.board.runner.plan import PLAN_FILE
 from nas.errors import InputError
 from nas.latency.check.table import can_run, check
 from nas.latency.network_times import (
@@ -44,7 +45,9 @@ def merge_bundle(
     """
     replay = Replay(folder)
     plan = replay.plan
-    space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
+    space = at_resolution_id(
+        load_space(plan["space"]), plan["resolution"], f"{folder / PLAN_FILE}: resolution"
+    )
     # A replay has results for the bundle's chains alone. So its operations are listed, rather than
     # chosen by interpolation error.
     chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]
