@@ -154,7 +154,9 @@ def _stages(out: Any) -> tuple[int, ...]:
     """Return the stages that `out` names, in its order. Raises InputError for any other value."""
     several = list(out) if isinstance(out, Iterable) and not isinstance(out, str) else [out]
     # NumPy's whole numbers count; True and 2.0 do not.
-    stages = [int(each) for each in several if isinstance(each, Integral) and each is not True]
+    stages = [
+        int(each) for each in several if not isinstance(each, bool) and isinstance(each, Integral)
+    ]
     if (
         not several
         or len(set(stages)) < len(several)

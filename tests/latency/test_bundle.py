@@ -254,6 +254,13 @@ def test_size_in_a_plan_that_is_none_is_named(folder: Path, tmp_path: Path, size
         merge_bundle(folder, tmp_path / "table")
 
 
+def test_space_that_is_not_here_is_named_with_its_plan(folder: Path, tmp_path: Path) -> None:
+    run_bundle(folder)
+    (folder / "plan.json").write_text(json.dumps({**plan_of(folder), "space": "gone/few.yaml"}))
+    with pytest.raises(InputError, match=r"plan\.json: space: gone/few\.yaml.*Fix: .*was written$"):
+        merge_bundle(folder, tmp_path / "table")
+
+
 def test_remedies_quote_the_folder(space: Space, tmp_path: Path) -> None:
     write_bundle(space, "board", tmp_path / "my bundle")
     with pytest.raises(NasError, match=r"nas profile --run '.*/my bundle', or without nas"):
