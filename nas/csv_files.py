@@ -177,7 +177,10 @@ def _header(
         expected += f" and, where known, {', '.join(optional)}"
     for column in required:
         if column not in header:
-            raise InputError(f"{where}: column '{column}' is missing (expected {expected})")
+            got = ", ".join(filter(None, names))[:100] or "none"
+            raise InputError(
+                f"{where}: column '{column}' is missing (got {got}; expected {expected})"
+            )
     for column in filter(None, header):
         if column not in known.values():
             raise InputError(f"{where}: unknown column '{column[:40]}' (expected {expected})")
