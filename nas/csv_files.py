@@ -23,45 +23,59 @@ def read_records(
 ) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, {column: value}) for every line below the header.
 
-    Spreadsheets in many countries separate by semicolons and write 1,5 for 1.5. Both are read.
-    Blanks around values and a byte-order mark are dropped. A column that a line or the file lacks
-    is empty. Empty lines are skipped.
+    Spreadsheets in many countries separate by semicolons or tabs and write 1,5 for 1.5. Both are
+    read, as are columns without a name (a number per line) and a first line `sep=;`. Blanks around
+    values and a byte-order mark are dropped. A column that a line or the file lacks is empty. Empty
+    lines are skipped.
 
     Raises:
-        InputError: naming file, line and reason.
+        InputError: naming file, line and reason; also for a column that is neither required nor
+            optional, whose figures would be left out silently.
     """
     text = read_text(path)
     delimiter = separator(text)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    # `strict` raises at a stray quote, which would otherwise swallow the lines up to the next one.
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     header: list[str] | None = None
     try:
         for values in reader:
             stripped = [value.strip() for value in values]
+            if not any(stripped) or (
+                header is None and _SEPARATOR.fullmatch(delimiter.join(values))
+            ):
+                continue
+            where = f"{path}:{reader.line_num}"
             if header is None:
-                header = stripped
-                _check_header(path, header, required, optional)
+                header = _header(where, stripped, required, optional)
+                continue
+            while len(stripped) > len(header) and not stripped[-1]:
+                stripped.pop()
             # A decimal comma in a file that separates by commas splits one number into two values.
             # Dropping the surplus would silently read 1,5 as 1.
-            elif len(stripped) > len(header):
+            if len(stripped) > len(header):
+                fix = (
+                    "write decimals with a point, as 1.5"
+                    if delimiter == ","
+                    else f"put values that have a {delimiter!r} into double quotes"
+                )
                 raise InputError(
-                    f"{path}:{reader.line_num}: too many values (got {len(stripped)}, expected"
-                    f" {len(header)}). Fix: write decimals with a point, as 1.5"
+                    f"{where}: too many values (got {len(stripped)}, expected {len(header)})."
+                    f" Fix: {fix}"
                 )
-            elif any(stripped):
-                # Lines may be shorter than the header, as spreadsheets drop empty values at the end
-                # of a line.
-                record = dict.fromkeys((*required, *optional), "") | dict(
-                    zip(header, stripped, strict=False)
-                )
-                yield (
-                    reader.line_num,
-                    {name: plain(value, delimiter) for name, value in record.items()},
-                )
+            # Lines may be shorter than the header, as spreadsheets drop empty values at the end of
+            # a line.
+            record = dict(zip(header, stripped, strict=False))
+            yield (
+                reader.line_num,
+                {name: plain(record.get(name, ""), delimiter) for name in (*required, *optional)},
+            )
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
     # An empty file has no header either: report its first required column as missing.
     if header is None:
-        _check_header(path, [], required, optional)
+        _header(f"{path}:1", [], required, optional)
 
 
 def read_strict(path: Path, required: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
@@ -148,14 +162,31 @@ def read_columns(
     return rows
 
 
-def _check_header(
-    path: Path, header: Sequence[str], required: Sequence[str], optional: Sequence[str]
-) -> None:
-    """Raise InputError for the first required column that the header lacks."""
+def _header(
+    where: str, names: Sequence[str], required: Sequence[str], optional: Sequence[str]
+) -> list[str]:
+    """Return the names of the columns, in the case that the reader of the file expects.
+
+    Raises:
+        InputError: for a required column that is missing, and for one that is unknown or a duplicate.
+    """
+    known = {name.lower(): name for name in (*required, *optional)}
+    header = [known.get(name.lower(), name) for name in names]
+    expected = ", ".join(required)
+    if optional:
+        expected += f" and, where known, {', '.join(optional)}"
     for column in required:
         if column not in header:
-            expected = ", ".join(required) + "".join(f", {name} (if any)" for name in optional)
-            raise InputError(f"{path}:1: column '{column}' is missing; expected: {expected}")
+            got = ", ".join(filter(None, names))[:100] or "none"
+            raise InputError(
+                f"{where}: column '{column}' is missing (got {got}; expected {expected})"
+            )
+    for column in filter(None, header):
+        if column not in known.values():
+            raise InputError(f"{where}: unknown column '{column[:40]}' (expected {expected})")
+        if header.count(column) > 1:
+            raise InputError(f"{where}: column '{column}' is a duplicate")
+    return header
 
 
 MOST_DIGITS = 15
@@ -226,15 +257,21 @@ def as_written(value: str) -> str:
     return value[1:] if value.startswith("'") and _FORMULA.match(value) else value
 
 
+_SEPARATOR = re.compile(r"sep=([,;\t])", re.IGNORECASE)
+"""First line by which a spreadsheet is told the separator."""
+
+
 def separator(text: str) -> str:
-    """Return the separator of a CSV text, a comma or a semicolon, from its header."""
-    header = text.partition("\n")[0]
-    return ";" if header.count(";") > header.count(",") else ","
+    """Return the separator of a CSV text, a comma, a semicolon or a tab, from its first line."""
+    first = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+    stated = _SEPARATOR.fullmatch(first)
+    # Of equally frequent ones the first: a header of one column separates nothing.
+    return stated[1] if stated else max(",;\t", key=first.count)
 
 
 def plain(value: str, delimiter: str) -> str:
-    """Return a value without surrounding blanks, and 1,5 as 1.5 if semicolons separate values."""
+    """Return a value without surrounding blanks, and 1,5 as 1.5 unless commas separate values."""
     value = value.strip()
     # Only a value that is a number as a whole: other texts may contain commas.
-    number = delimiter == ";" and re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", value)
+    number = delimiter != "," and re.fullmatch(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", value)
     return value.replace(",", ".") if number else value

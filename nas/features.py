@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ class Backbone(nn.Module):
 
     def forward(self, x_bchw: Tensor) -> tuple[Tensor, ...]:
         """Return the maps (B, C, H / stride, W / stride) of the stages in `out`."""
+        if x_bchw.dim() != 4 or x_bchw.shape[1] != 3:
+            raise InputError(
+                f"input: is not a batch of images (got {tuple(x_bchw.shape)}, expected (B, 3, height,"
+                " width))"
+            )
         height, width = x_bchw.shape[2:]
         if height % STRIDE or width % STRIDE:
             raise InputError(
@@ -141,14 +147,23 @@ def backbone(
         arch = source.architecture
         weights = source.weights if weights is None else weights
     check_type("arch", arch, Architecture, "nas.load_architecture")
-    stages = tuple(out) if isinstance(out, Sequence) and not isinstance(out, str) else (out,)
+    return Backbone(build(arch) if weights is None else _loaded(arch, weights), _stages(out))
+
+
+def _stages(out: Any) -> tuple[int, ...]:
+    """Return the stages that `out` names, in its order. Raises InputError for any other value."""
+    several = list(out) if isinstance(out, Iterable) and not isinstance(out, str) else [out]
+    # NumPy's whole numbers count; True and 2.0 do not.
+    stages = [
+        int(each) for each in several if not isinstance(each, bool) and isinstance(each, Integral)
+    ]
     if (
-        not stages
-        or len(set(stages)) < len(stages)
-        or not all(stage in range(1, STAGES + 1) for stage in stages)
+        not several
+        or len(set(stages)) < len(several)
+        or not set(stages) <= set(range(1, STAGES + 1))
     ):
         raise InputError(f"out: expected different stages from 1 to {STAGES} (got {out!r})")
-    return Backbone(build(arch) if weights is None else _loaded(arch, weights), stages)
+    return tuple(stages)
 
 
 def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Network:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,10 +77,31 @@ def test_feature_info_has_the_methods_of_timm() -> None:
     assert info.get_dicts(["reduction"]) == [{"reduction": 4}, {"reduction": 16}]
 
 
-@pytest.mark.parametrize("out", [(), (0, 1), (5,), (2, 2), "234", (2.5,), None], ids=repr)
+@pytest.mark.parametrize(
+    "out",
+    [(), (0, 1), (5,), (2, 2), "234", (2.5,), None, (2.0,), (True,), ("2",), ((2, 3),)],
+    ids=repr,
+)
 def test_stages_that_do_not_exist_are_refused(out: object) -> None:
     with pytest.raises(InputError, match=r"out: expected different stages from 1 to 4 \(got"):
         nas.backbone(SPACES["emo"].published["emo_1m"], out=out)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("out", [3, {2, 3}, np.array([2, 4]), iter([4, 1])], ids=str)
+def test_stages_come_in_any_collection_of_whole_numbers(out: Any) -> None:
+    assert nas.backbone(SPACES["emo"].published["emo_1m"], out=out).out in (
+        (3,),
+        (2, 3),
+        (2, 4),
+        (4, 1),
+    )
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 64), (1, 1, 64, 64), (1, 64, 64, 3)])
+def test_what_is_no_batch_of_images_is_refused(shape: tuple[int, ...]) -> None:
+    net = nas.backbone(SPACES["emo"].published["emo_1m"])
+    with pytest.raises(InputError, match=r"input: is not a batch of images \(got \("):
+        net(torch.zeros(shape))
 
 
 def test_other_inputs_are_refused_in_a_line(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_every_name_of_a_head_finds_its_row_again(small_space: Callable[..., Spa
         whole.at((64, 96), 7),
         whole.with_head(FPNHead(5, depth=2, activation="relu")).at((96, 32)),
     ):
-        again = at_resolution_id(whole, resolution_id(space))
+        again = at_resolution_id(whole, resolution_id(space), "plan")
         assert (again.resolution, again.heads, again.published) == (
             space.resolution,
             space.heads,

@@ -133,6 +133,9 @@ def test_the_blocks_of_the_page_on_detection_run(capsys: pytest.CaptureFixture[s
             {"features_only": True, "out_indices": (0, 4)},
             "out_indices: expected stages from 0 to 3",
         ),
+        ({"features_only": True, "out_indices": 5}, "out_indices: expected stages from 0 to 3"),
+        ({"features_only": True, "out_indices": ()}, "out_indices: expected stages from 0 to 3"),
+        ({"num_classes": 0, "global_pool": ""}, "global_pool: .* has no such argument"),
         ({"pretrained": True}, "pretrained=True without weights"),
         ({"drop_path_rate": 0.1}, "drop_path_rate: .* has no such argument"),
     ],
@@ -141,6 +144,12 @@ def test_what_the_network_does_not_have_is_refused(arguments: dict[str, Any], re
     name = register(smallest("emo"), "refusing")
     with pytest.raises(InputError, match=reason):
         timm.create_model(name, **arguments)
+
+
+def test_a_number_of_outputs_stands_for_the_last_stages() -> None:
+    name = register(smallest("emo"), "counted")
+    found = timm.create_model(name, features_only=True, out_indices=2)
+    assert found.feature_info.reduction() == [16, 32]
 
 
 def test_a_name_that_timm_reads_otherwise_is_refused() -> None:

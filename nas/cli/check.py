@@ -71,13 +71,15 @@ def _check_file(options: CheckOptions, file: Path) -> None:
     from nas.devices import Settings
     from nas.devices.info import device_name
     from nas.latency import load_table
-    from nas.latency.check.file import check_file
+    from nas.latency.check.file import check_exists, check_file
     from nas.latency.known_devices import opened, opening_of
     from nas.latency.table import TABLE_FILE, table_names
     from nas.option_values import only
 
     device = options.device
     only(options, ("device", "run", "beside", "benchmark_model"), f"{file} is measured as it is")
+    # Before the device is opened, which may take a while.
+    check_exists(file)
     # A file needs no table; where there is one, it is measured with the settings of that table.
     tool = options.benchmark_model
     has_table = device_name(device) in table_names() or (Path(device) / TABLE_FILE).is_file()
@@ -123,6 +125,7 @@ def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, 
     """
     from nas.errors import InputError
     from nas.latency.network_times import at_resolution_id, profiled_spaces
+    from nas.latency.table import DEVICE_FILE
     from nas.space import load_space
 
     profiled = [entry for entry in profiled_spaces(table.device) if name in (None, entry[0])]
@@ -132,7 +135,8 @@ def _space(table: LatencyTable, name: str | None, asked: Sizes) -> tuple[Space, 
             " one with --space (nas spaces lists them)"
         )
     whole = load_space(name or profiled[-1][0])
-    space = at_resolution_id(whole, profiled[-1][1]) if profiled else whole
+    where = f"{table.path}/{DEVICE_FILE}: spaces: resolution"
+    space = at_resolution_id(whole, profiled[-1][1], where) if profiled else whole
     # A segmentation head may have been profiled, while --classes means the space's own classifier.
     if asked.classes is not None:
         space = whole.at(space.resolution)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,14 +33,20 @@ def devices(options: DevicesOptions) -> None:
         (
             document["name"]
             for document in documents
-            if document["connected"] and not _own(document)
+            if document["connected"] and _usable(document) and not _own(document)
         ),
         None,
     )
     if unmeasured:
-        next_step(f"nas profile --space efficientformer --device {unmeasured}")
+        next_step(f"nas profile --space efficientformer --device {shlex.quote(unmeasured)}")
     else:
         next_step(f"nas search --space efficientformer --device {connected[0]}")
+
+
+def _usable(document: dict[str, Any]) -> bool:
+    """Return whether a device can be measured now: a phone may be locked or asleep."""
+    units = document["units"]
+    return not units or any(not unit["problem"] for unit in units)
 
 
 def _own(document: dict[str, Any]) -> bool:

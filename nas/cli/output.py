@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from nas.display import printable, printable_lines
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.progress import Progress, TaskID
 
     from nas.space.sizes import Sizes
@@ -60,6 +62,11 @@ def emit(document: dict[str, Any] | list[Any], text: str) -> None:
 def next_step(command: str) -> None:
     """Print the command that is the next step of the work."""
     say(f"next: {command}")
+
+
+def named_folder(folder: Path) -> str:
+    """Return a table's folder as `--device` takes it: a name without a slash is a device's."""
+    return str(folder) if len(folder.parts) > 1 else f"./{folder}"
 
 
 @contextmanager

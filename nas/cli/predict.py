@@ -31,7 +31,7 @@ def predict(options: PredictOptions) -> None:
     asked = options.sizes
     device = options.device
     if device is None:
-        exported = Path(options.arch).suffix in (".tflite", ".onnx", ".mlpackage")
+        exported = Path(options.arch).suffix.lower() in (".tflite", ".onnx", ".mlpackage")
         fix = "--image PHOTO classifies a photo with this file" if exported else "--device NAME"
         raise InputError(f"--device: is missing. Fix: {fix}")
     table = load_table(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import bars, emit, next_step, say
+from nas.cli.output import bars, emit, named_folder, next_step, say
 from nas.latency.options import ProfileOptions
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _document(options: ProfileOptions, space: Space, profiled: Profiled) -> dict
         part for name, value in given.items() if value is not None for part in (name, str(value))
     ]
     # A table outside of latency_tables/ can only be named by its folder.
-    shown = folder.name if default else str(folder)
+    shown = folder.name if default else named_folder(folder)
     check = ["nas", "check", "--device", shown, "--space", options.space, *sizes]
     if options.benchmark_model is not None:
         check += ["--benchmark-model", str(options.benchmark_model)]

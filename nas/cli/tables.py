@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli.output import bars, emit, next_step, say
+from nas.cli.output import bars, emit, named_folder, next_step, say
 from nas.errors import NasError
 
 if TYPE_CHECKING:
@@ -110,11 +110,8 @@ def merge(folder: Path, out: Path | None) -> None:
             f" {found.bias:+.2f} %"
         )
     emit(document, "\n".join(lines))
-    next_step(
-        shlex.join(
-            ["nas", "search", "--space", entry.space, "--device", str(out or table.device.name)]
-        )
-    )
+    shown = named_folder(out) if out else table.device.name
+    next_step(shlex.join(["nas", "search", "--space", entry.space, "--device", shown]))
 
 
 def import_file(path: Path, device: str, out: Path | None) -> None:
@@ -125,6 +122,11 @@ def import_file(path: Path, device: str, out: Path | None) -> None:
     found = command.import_file(path, device, folder)
     for skipped in found.skipped:
         say(f"skipped: {skipped}")
+    if found.kept:
+        say(
+            "note: a row replaces an existing one where that was imported too, or where the row is"
+            " measured (has runs and date) and the existing one is not"
+        )
     document = {
         "device": device,
         "file": str(path),

@@ -100,7 +100,9 @@ def _open(
 
     @cache
     def shared_converter() -> Converter:
-        if converter is not None:
+        # The converter of all devices of a profile makes files of one precision. A device that was
+        # named by a table of another precision, as pixel-8-int8, needs its own.
+        if converter is not None and converter.target is litert_target(settings.precision):
             return converter
         made = litert_converter(settings.precision)
         stack.callback(made.close)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nas import plugins
+from nas.errors import InputError
 
 if TYPE_CHECKING:
     from nas.convert.converter import Converter, Target
@@ -39,6 +40,18 @@ class Settings:
     affinity: str | None = None
     tool: Path | None = None
     precision: str | None = None
+
+    def refuse(self, device: str, *names: str) -> None:
+        """Raise InputError where one of these is set, which the device does not have.
+
+        Args:
+            device: name, for the message.
+            names: attributes of this class.
+        """
+        for name in names:
+            if getattr(self, name) is not None:
+                option = "--benchmark-model" if name == "tool" else f"--{name}"
+                raise InputError(f"{option}: has no effect on {device}. Fix: leave out {option}")
 
 
 @dataclass(frozen=True)
@@ -112,9 +125,11 @@ class BundlePrograms(ABC):
 
     Attributes:
         command: what measures the bundle there, for messages.
+        files: names that `finish` writes.
     """
 
     command: ClassVar[str]
+    files: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def device(self, phone: Phone | None, settings: Settings) -> Entry:

@@ -143,7 +143,7 @@ def _check_unchanged(file: Path) -> None:
     except InputError:
         return  # a file alone is enough to classify
     for entry in recorded:
-        digest = entry.get("sha256") if isinstance(entry, dict) else None
+        digest = entry.get("sha256")
         if (
             isinstance(digest, str)
             and entry.get("file") == file.name

@@ -26,7 +26,7 @@ from nas.export.images import RealImages
 from nas.export.target import Images, Model, Outputs, Target
 from nas.files import data_sha256, tree_sha256
 from nas.locks import sole_writer
-from nas.runs.exports import Record, aside, size
+from nas.runs.exports import Record, aside, facts_of, size
 from nas.runs.resolve import Source
 from nas.temporary import scratch_folder
 from nas.versions import versions
@@ -85,6 +85,7 @@ def export(
     targets = {name: load_target(name) for name in chosen(names)}
     for name, target in targets.items():
         _check(name, target, real)
+        _check_replaced(name, target, source)
     # The record is read, and written anew for each file.
     with sole_writer(source.folder, "exporting into this folder", once=True):
         return _Export(source, real, report, command, output).run(targets)
@@ -94,6 +95,28 @@ def _check(name: str, target: Target, real: RealImages | None) -> None:
     """Raise InputError for a target that needs images and gets none."""
     if target.calibrated and real is None:
         raise InputError(f"--to {name}: takes activation ranges from images. Fix: give --data")
+
+
+def _check_replaced(name: str, target: Target, source: Source) -> None:
+    """Raise InputError where an export would replace what it reads, or a folder of other files."""
+    path = source.folder / target.file
+    if path.exists() and any(
+        each.exists() and each.samefile(path) for each in (source.weights, Path(source.run)) if each
+    ):
+        raise InputError(
+            f"--to {name}: {path} is what is exported, and would be replaced. Fix: --out with another"
+            " folder"
+        )
+    if target.parts is None or not path.is_dir():
+        return
+    # By its content, as a kill may have left one of ours that is not recorded yet.
+    ours = {*target.parts, ".DS_Store"}
+    others = sorted(each.name for each in path.iterdir() if each.name not in ours)
+    if others:
+        raise InputError(
+            f"--to {name}: {path} is a folder of other files ({', '.join(others[:3])}), which the"
+            " export would replace. Fix: --out with another folder"
+        )
 
 
 class _Export:
@@ -110,6 +133,8 @@ class _Export:
         self.command = command
         self.output = output
         self.record = Record(source.folder)
+        self.facts = facts_of(source)
+        self.others = self.record.forget_others(self.facts)
         # Class names of an earlier export with --data are kept by one without.
         recorded = self.record.classes
         earlier = not source.are_named and len(recorded) == source.architecture.classes
@@ -126,6 +151,11 @@ class _Export:
         self.loaded = (
             any(target.weights for target in targets.values()) and self.network is not None
         )
+        if others := [file for name, file in self.others.items() if name not in targets]:
+            self.report(
+                f"note: {', '.join(others)} in {self.source.folder} are of another network or other"
+                " weights, and are no longer listed. Fix: export them again"
+            )
         failed = dict[str, str]()
         skipped = list[str]()
         # The converter ends before the folder that it writes into is removed.
@@ -348,16 +378,10 @@ class _Export:
     def about(self) -> dict[str, Any]:
         """Return the entries of export.yaml that describe all its files."""
         source = self.source
-        file = self.source.weights
         return {
             "command": self.command,
             "run": source.run,
-            "architecture": self.architecture.name,
-            "resolution": list(self.architecture.resolution),
-            "weights": {
-                "provenance": source.provenance,
-                **({"file": str(file), "sha256": tree_sha256(file)} if file else {}),
-            },
+            **self.facts,
             "input": {
                 "pixels": "RGB from 0 to 255",
                 "mean": list(MEAN),

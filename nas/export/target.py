@@ -162,6 +162,7 @@ class Target:
         calibrated: whether it needs calibration images.
         weights: whether its file holds the network's weights.
         note: a remark for the user on every file of this kind.
+        parts: names in the folder that it writes, by which the folder is known; None for a file.
     """
 
     file: str
@@ -176,3 +177,4 @@ class Target:
     calibrated: bool = False
     weights: bool = True
     note: str = ""
+    parts: tuple[str, ...] | None = None

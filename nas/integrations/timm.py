@@ -150,7 +150,7 @@ def _entry(arch: Architecture, file: Path | None) -> Callable[..., nn.Module]:
     def create(
         pretrained: bool = False,
         features_only: bool = False,
-        out_indices: Sequence[int] | None = None,
+        out_indices: int | Sequence[int] | None = None,
         num_classes: int | None = None,
         in_chans: int = 3,
         **others: Any,
@@ -172,12 +172,17 @@ def _entry(arch: Architecture, file: Path | None) -> Callable[..., nn.Module]:
     return create
 
 
-def _features(network: Network, out_indices: Sequence[int] | None) -> Backbone:
-    """Return the backbone of some stages, which timm counts from 0, or from the end if negative."""
+def _features(network: Network, out_indices: int | Sequence[int] | None) -> Backbone:
+    """Return the backbone of some stages, which timm counts from 0, or from the end if negative.
+
+    One number stands for so many of the last stages.
+    """
     indices = range(STAGES) if out_indices is None else out_indices
+    if isinstance(indices, int):
+        indices = range(-indices, 0)
     stages = [index % STAGES + 1 for index in indices if -STAGES <= index < STAGES]
-    if len(stages) < len(list(indices)):
-        raise InputError(f"out_indices: expected stages from 0 to {STAGES - 1} (got {indices})")
+    if not stages or len(stages) < len(list(indices)):
+        raise InputError(f"out_indices: expected stages from 0 to {STAGES - 1} (got {out_indices})")
     return Backbone(network, stages)
 
 
@@ -193,7 +198,12 @@ def _check(arch: Architecture, in_chans: int, others: dict[str, Any], features_o
     # Pooling belongs to the head, which a backbone does not have.
     if features_only:
         known.add("global_pool")
-    # What is off by default may be turned off once more, such as drop_path_rate=0.
-    unknown = [key for key, value in others.items() if key not in known and value]
+    # What is off by default may be turned off once more, such as drop_path_rate=0. The empty name
+    # of a pooling stands for maps that are not pooled.
+    unknown = [
+        key
+        for key, value in others.items()
+        if key not in known and (value or (key == "global_pool" and value == ""))
+    ]
     if unknown:
         raise InputError(f"{unknown[0]}: {arch.name} has no such argument")

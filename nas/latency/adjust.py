@@ -1,7 +1,7 @@
 """Adjust an estimated table to a few whole networks that its user measured (`--calibrate`).
 
 `nets.csv` has the columns `network` (a published member's name, or the path of an architecture's
-YAML file), `latency_ms` and, where it is not the network's own, `resolution`:
+YAML file), `latency_ms` and, where it is not the network's own, `resolution` (224 or 1024x2048):
 
     network,latency_ms
     efficientformer_l1,1.31
@@ -20,6 +20,7 @@ ratio stays.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,10 +47,7 @@ A coefficient e times its value under one ratio counts as an error of 3 % in one
 """
 _FAR_OFF = 0.1
 """Relative error of a network above which it counts linearly."""
-_UNITS = {
-    1000.0: ("microseconds", "divide latency_ms by 1000"),
-    0.001: ("seconds", "multiply latency_ms by 1000"),
-}
+_UNITS = {1000.0: ("microseconds", "divide"), 0.001: ("seconds", "multiply")}
 """Factors by which figures in another unit are off, with the unit's name and the remedy."""
 _UNIT_TOLERANCE = 3.0
 """Maximum ratio to a unit's factor at which the error names the unit.
@@ -155,12 +153,7 @@ def _guarded(
     """
     # The narrowest explanation comes first: another unit, then any other large ratio.
     ratio = _ratio(lines, before)
-    for unit, (name, remedy) in _UNITS.items():
-        if unit / _UNIT_TOLERANCE < ratio < unit * _UNIT_TOLERANCE:
-            raise InputError(
-                f"{path}: latency_ms is in {name} (got {ratio:.3g} times the predicted latency,"
-                f" expected about 1). Fix: {remedy}"
-            )
+    check_unit(f"{path}: latency_ms", ratio)
     low, high = SCALES
     if not low <= ratio <= high:
         raise InputError(
@@ -183,6 +176,22 @@ def _guarded(
             " other, on one device"
         )
     return single, "scale and intercept together do not follow the networks; one ratio for all does"
+
+
+def check_unit(where: str, ratio: float) -> None:
+    """Raise InputError where figures are in another unit than ms.
+
+    Args:
+        where: file and column of the figures, for the message.
+        ratio: of the figures to those of the table.
+    """
+    for unit, (name, remedy) in _UNITS.items():
+        if unit / _UNIT_TOLERANCE < ratio < unit * _UNIT_TOLERANCE:
+            column = where.rpartition(" ")[2]
+            raise InputError(
+                f"{where} is in {name} (got {ratio:.3g} times the predicted latency, expected about"
+                f" 1). Fix: {remedy} {column} by 1000"
+            )
 
 
 def _far_off(lines: Sequence[_Line], calibration: tuple[float, float], limit: float) -> str:
@@ -272,7 +281,10 @@ def _architecture(name: str, resolution: str, where: str) -> Architecture:
         raise InputError(f"{where}: {error}") from None
 
 
-def _side(text: str, where: str) -> int:
+def _side(text: str, where: str) -> int | tuple[int, int]:
+    """Return the side of a square, or height and width of 1024x2048."""
+    if match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text):
+        return int(match[1]), int(match[2])
     side = _number(text, "resolution", where)
     if side != int(side) or side > MOST_PIXELS:
         raise InputError(

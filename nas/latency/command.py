@@ -16,12 +16,12 @@ from nas.errors import InputError, NasError
 from nas.latency.adjust import adjust
 from nas.latency.bundle import merge_bundle, run_bundle, write_bundle
 from nas.latency.importing import Imported, import_into
-from nas.latency.known_devices import opened
+from nas.latency.known_devices import check_owner, opened
 from nas.latency.options import ProfileOptions
 from nas.latency.profile.bench import Report
 from nas.latency.profile.journal import MEASURING
 from nas.latency.profile.run import profile as profile_space
-from nas.latency.table import LatencyTable, load_table
+from nas.latency.table import TABLE_FILE, LatencyTable, load_table
 from nas.locks import sole_writer
 from nas.option_values import make, only
 from nas.options import options_of
@@ -205,9 +205,31 @@ def calibrate_file(path: Path, device: str, folder: Path) -> tuple[LatencyTable,
     """
     with sole_writer(folder, MEASURING):
         before = load_table(device)
+        _check_replaced(folder, before)
         table = adjust(before, path)
         table.save(folder)
     return before, table
+
+
+def _check_replaced(folder: Path, table: LatencyTable) -> None:
+    """Raise InputError where saving a table would replace another one that cannot be made again.
+
+    That is one of another device, or one with rows that were measured.
+    """
+    if not (folder / TABLE_FILE).is_file() or folder.resolve() == Path(table.path or "").resolve():
+        return
+    there = load_table(folder / TABLE_FILE)
+    check_owner(there.device, table.device.name, folder)
+    # Rows of the table itself are there after an earlier calibration.
+    measured = sum(
+        row.provenance == "measured" and table.rows.get(key) != row
+        for key, row in there.rows.items()
+    )
+    if measured:
+        raise InputError(
+            f"{folder}: has {measured} measured rows, which the calibrated table would replace. Fix:"
+            " --out with another folder"
+        )
 
 
 def measure(
@@ -244,7 +266,11 @@ def settings_of(options: ProfileOptions) -> Settings:
 
 def folder_of(device: str, out: Path | None, precision: str | None = None) -> Path:
     """Return the folder of a device's table of a precision (None: the device's own)."""
-    return out or Path("latency_tables") / table_name(device_name(device), precision)
+    name = device_name(device)
+    # The name of a table, as host-int8, states the precision already.
+    if not name.endswith(f"-{precision}"):
+        name = table_name(name, precision)
+    return out or Path("latency_tables") / name
 
 
 def _on(

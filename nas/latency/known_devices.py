@@ -22,6 +22,7 @@ from nas.latency.table import DEVICE_FILE, table_names
 
 if TYPE_CHECKING:
     from nas.convert.converter import Converter
+    from nas.devices.info import DeviceInfo
     from nas.latency.table import LatencyTable
 
 IMPORTED = "imported"
@@ -100,15 +101,20 @@ def _device_of_table(name: str, settings: Settings) -> tuple[str, Settings]:
 
     Other names are returned as they are.
     """
-    folder = table_names().get(device_name(name))
-    if folder is None:
+    info = table_info(name)
+    if info is None:
         return name, settings
-    info = load_device_info(folder / DEVICE_FILE)
     device, precision = device_of(info)
     # A phone that was named by its serial number is meant, and no other of its model.
     if precision is None:
         return info.serial or name, settings
     return info.serial or device, replace(settings, precision=precision)
+
+
+def table_info(name: str) -> DeviceInfo | None:
+    """Return the device of the table of a name; None without such a table."""
+    folder = table_names().get(device_name(name))
+    return load_device_info(folder / DEVICE_FILE) if folder else None
 
 
 def opening_of(table: LatencyTable, tool: Path | None = None) -> tuple[str, Settings]:
@@ -141,6 +147,18 @@ def opening_of(table: LatencyTable, tool: Path | None = None) -> tuple[str, Sett
         )
     settings = Settings(unit, info.threads, info.mask, tool, precision)
     return info.serial or device, settings
+
+
+def check_owner(table: DeviceInfo, name: str, folder: Path) -> None:
+    """Raise InputError where the table in a folder is of another device than the named one.
+
+    Figures of two devices never share a table, whatever folder is given.
+    """
+    if not {name, device_name(name)} & {table.name, table.serial}:
+        raise InputError(
+            f"{folder / DEVICE_FILE}: is the table of another device (got {name}, expected"
+            f" {table.name}). Fix: --out with another folder"
+        )
 
 
 def _unknown(name: str) -> str:

@@ -20,7 +20,7 @@ from nas.errors import InputError
 from nas.files import MOST_MS, number_in, read_text, write_text
 from nas.latency.rows import Key
 from nas.space import Architecture, Space, space_names
-from nas.space.sizes import between
+from nas.space.sizes import between, sides
 
 NETWORKS_FILE = "networks.csv"
 Progress = Callable[[str, int, int], None]
@@ -161,14 +161,30 @@ def resolution_id(space: Space) -> str:
     )
 
 
-def at_resolution_id(space: Space, text: str) -> Space:
-    """Return the space at the sizes that `resolution_id` wrote; the inverse of that function."""
+def at_resolution_id(space: Space, text: str, where: str) -> Space:
+    """Return the space at the sizes that `resolution_id` wrote; the inverse of that function.
+
+    Args:
+        space: as it is loaded.
+        text: the sizes.
+        where: file and key that they are from, for the message.
+
+    Raises:
+        InputError: for other text, and for sizes that the space cannot have.
+    """
     size, _, task = text.partition("/")
-    height, width = map(int, size.split("x"))
     kind, _, hyperparameters = task.removesuffix(")").partition("(")
-    if kind.isdecimal():
-        return space.at((height, width), int(kind))
-    return space.with_head(parse_head(kind, hyperparameters)).at((height, width))
+    try:
+        if kind.isdecimal():
+            return space.at(sides(size), int(kind))
+        return space.with_head(parse_head(kind, hyperparameters)).at(sides(size))
+    except ValueError as error:
+        # Without the list of known blocks that may follow.
+        reason = str(error).partition(";")[0]
+        raise InputError(
+            f"{where}: is not a size of {space.name} (got '{text[:40]}', expected as"
+            f" {resolution_id(space)}): {reason}"
+        ) from None
 
 
 def profiled_spaces(device: DeviceInfo) -> list[tuple[str, str]]:

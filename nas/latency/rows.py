@@ -180,6 +180,9 @@ def _records(path: str, text: str) -> Iterator[tuple[int, dict[str, str]]]:
                 " first)"
             )
         for values in reader:
+            # Editors and spreadsheets leave empty lines.
+            if not any(values):
+                continue
             if len(values) != len(header):
                 raise InputError(
                     f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"

@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nas.files import YamlFile, beside, remove, tree_sha256, write_yaml
+
+if TYPE_CHECKING:
+    from nas.runs.resolve import Source
 
 FORMAT = "nas-export-1"
 FILE = "export.yaml"
@@ -34,6 +37,7 @@ class Record:
         self.path = folder / FILE
         self.targets: dict[str, dict[str, Any]] = {}
         self.classes: tuple[str, ...] = ()
+        self._network: tuple[Any, ...] | None = None
         if self.path.exists():
             file = YamlFile(self.path)
             if file.data.get("format") != FORMAT or not isinstance(file.data.get("targets"), dict):
@@ -42,9 +46,14 @@ class Record:
                     f"is {file.data.get('format')!r} (expected '{FORMAT}' and targets). Fix: move"
                     " this file away, then export again",
                 )
-            self.targets = file.data["targets"]
+            # A damaged entry counts as none: its file is made again.
+            self.targets = {
+                name: entry
+                for name, entry in file.data["targets"].items()
+                if isinstance(entry, dict)
+            }
             for name, entry in self.targets.items():
-                kept = str(entry.get("file", "")) if isinstance(entry, dict) else ""
+                kept = str(entry.get("file", ""))
                 # Files are hashed, moved and removed by this name.
                 if kept != Path(kept).name or kept == "..":
                     raise file.error(
@@ -53,6 +62,7 @@ class Record:
                     )
             classes = file.data.get("classes")
             self.classes = tuple(map(str, classes)) if isinstance(classes, list) else ()
+            self._network = _network(file.data)
 
     def whole(self, name: str, made: str) -> dict[str, Any] | None:
         """Return the entry of a target, or None where it must be exported again.
@@ -64,10 +74,28 @@ class Record:
             made: fingerprint of its inputs.
         """
         entry = self.targets.get(name)
-        if not isinstance(entry, dict) or entry.get("made") != made or not _is_whole(entry):
+        if entry is None or entry.get("made") != made or not _is_whole(entry):
             return None
         path = self.folder / str(entry.get("file"))
         return entry if path.exists() and tree_sha256(path) == entry.get("sha256") else None
+
+    def forget_others(self, about: dict[str, Any]) -> dict[str, str]:
+        """Drop entries and class names that are of another network, or of other weights.
+
+        What is recorded of the network holds for all entries. The files stay.
+
+        Args:
+            about: the network of the entries to come, as `put` takes it.
+
+        Returns:
+            The file names of the dropped entries, by target.
+        """
+        if self._network in (None, _network(about)):
+            return {}
+        dropped = {name: str(entry.get("file")) for name, entry in self.targets.items()}
+        self.targets = {}
+        self.classes = ()
+        return dropped
 
     def put(self, name: str, entry: dict[str, Any], about: dict[str, Any]) -> None:
         """Record the entry of a target; `about` is the rest of the file."""
@@ -84,6 +112,31 @@ class Record:
 
     def _write(self, about: dict[str, Any]) -> None:
         write_yaml(self.path, {"format": FORMAT, **about, "targets": self.targets})
+
+
+def facts_of(source: Source) -> dict[str, Any]:
+    """Return the network and its weights, as export.yaml has them."""
+    file = source.weights
+    return {
+        "architecture": source.architecture.name,
+        "resolution": list(source.architecture.resolution),
+        "weights": {
+            "provenance": source.provenance,
+            **({"file": str(file), "sha256": tree_sha256(file)} if file else {}),
+        },
+    }
+
+
+def _network(about: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a network and its weights from others, of the content of export.yaml."""
+    weights = about.get("weights")
+    known = weights if isinstance(weights, dict) else {}
+    return (
+        about.get("architecture"),
+        about.get("resolution"),
+        known.get("provenance"),
+        known.get("sha256"),
+    )
 
 
 def _is_whole(entry: dict[str, Any]) -> bool:

@@ -7,6 +7,7 @@ its best network (for `check` and `export`), `find_subject` the one that a searc
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -319,8 +320,8 @@ def _in_folder(folder: Path) -> Initial:
     """Return the weights of a run, of a fine-tuning, of an export, or of any other folder."""
     if (folder / "supernet.yaml").is_file():
         raise InputError(
-            f"{folder}: a supernet, not one network. Fix: nas search --supernet {folder}, and give"
-            " its run"
+            f"{folder}: a supernet, not one network. Fix: nas search --supernet"
+            f" {shlex.quote(str(folder))}, and give its run"
         )
     home = next((folder / each for each in HOMES if (folder / each / WEIGHTS_FILE).is_file()), None)
     if home is not None and any((each / ARCHITECTURE_FILE).is_file() for each in (home, folder)):

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from nas.cli.options import run_command
+from nas.devices import ConnectedPhone
 from nas.errors import InputError
+from nas.latency.known_devices import Known
 from nas.testing.devices import FakeDevice
 
 Capture = pytest.CaptureFixture[str]
@@ -133,6 +135,18 @@ def test_devices_text(workplace: SimpleNamespace, capsys: Capture) -> None:
     assert "connected" in lines["host"] and "no table" in lines["host"]
     assert "not connected" in lines["toy"] and "estimated" in lines["toy"]
     assert "next: nas profile --space efficientformer --device host" in said.err
+
+
+def test_the_next_step_is_for_a_phone_that_can_be_used(
+    workplace: SimpleNamespace, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = Known(
+        "R5 1", "litert-android", True, None, (ConnectedPhone("R5 1", problem="locked"),)
+    )
+    ready = Known("R5 2", "litert-android", True, None, (ConnectedPhone("R5 2"),))
+    monkeypatch.setattr("nas.latency.known_devices.known_devices", lambda: [locked, ready])
+    devices()
+    assert "next: nas profile --space efficientformer --device 'R5 2'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["profile", "check", "devices"])

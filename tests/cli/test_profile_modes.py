@@ -114,6 +114,39 @@ def test_import(workplace: SimpleNamespace, capsys: Capture) -> None:
     assert len(load_table(workplace.folder / made["table"]).rows) == 1
 
 
+@pytest.mark.parametrize("mask", ["", "f0", "070"])
+def test_a_mask_is_text_and_may_be_empty(mask: str) -> None:
+    """`--affinity ''` takes the mask of phone.yaml away."""
+    assert make(ProfileOptions, {"affinity": mask}).affinity == mask
+
+
+def test_a_mask_that_yaml_has_read_as_a_number_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--affinity 56: is a number .*Fix: .* into quotes"):
+        make(ProfileOptions, {"affinity": 56})
+
+
+def test_a_folder_beside_is_named_as_a_folder(
+    workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture
+) -> None:
+    """A bare name would be the device of that name."""
+    profile(space="small", device=["left"], out=Path("iphone12"), json=True)
+    made = json.loads(capsys.readouterr().out)
+    assert made["next"] == "nas check --device ./iphone12 --space small"
+    assert load_table("./iphone12").device.kind == "fake"
+
+
+def test_rows_that_are_ignored_say_why(workplace: SimpleNamespace, capsys: Capture) -> None:
+    row = next(iter(load_table("iphone12").rows.values()))
+    file = workplace.folder / "rows.csv"
+    file.write_text(
+        "kind,hyperparameters,input,median_ms\n"
+        f'{row.kind},"{row.hyperparameters}",{row.input},{row.median_ms}\n'
+    )
+    profile(device=["iphone12"], import_=file, json=True)
+    said = capsys.readouterr()
+    assert json.loads(said.out)["kept"] == 1 and "measured (has runs and date)" in said.err
+
+
 def test_calibrate(
     workplace: SimpleNamespace, phones: dict[str, FakeDevice], capsys: Capture
 ) -> None:

@@ -304,6 +304,14 @@ def test_settings_that_do_not_fit(
         opened(**settings)
 
 
+@pytest.mark.parametrize("mask", ["f0", "F0", "00f0"])
+def test_one_mask_has_one_spelling(
+    phone: FakePhone, opened: Callable[..., list[Device]], mask: str
+) -> None:
+    [device] = opened(threads=4, affinity=mask)
+    assert device.info().affinity == "mask f0"
+
+
 def test_cores_that_are_not_there(
     phone: FakePhone, opened: Callable[..., list[Device]], model: Path
 ) -> None:

@@ -511,6 +511,7 @@ def test_settings_that_do_not_fit_are_refused(space: Space, tmp_path: Path) -> N
     for settings, message in (
         (Settings(unit="npu"), r"--unit: is not a unit of litert-android devices \(got npu"),
         (Settings(affinity="x0"), r"--affinity: is not a hexadecimal mask"),
+        (Settings(affinity="80", threads=2), r"--threads: the affinity mask 80 has fewer cores"),
     ):
         with pytest.raises(InputError, match=message):
             write_bundle(space, "pixel-8", tmp_path / "bundle", settings=settings)

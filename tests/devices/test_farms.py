@@ -255,9 +255,8 @@ def test_what_was_submitted_is_not_submitted_again(
     assert "0 files (0 MB)" in place.said[-1] and f"{len(submitted)} jobs were" in place.said[-1]
 
 
-def test_jobs_that_the_service_deleted_are_submitted_again(place: Place) -> None:
-    place.jobs().parent.mkdir(exist_ok=True)
-    digest = place.digests("stack")[0]
+def write_jobs(place: Place, *lines: dict[str, Any]) -> None:
+    """Write a journal of these jobs for the bundle."""
     plan = json.loads((place.folder / "plan.json").read_text())
     device = {"name": "Samsung Galaxy S24", "os": "14"}
     if place.farm == "runlocal":
@@ -268,8 +267,29 @@ def test_jobs_that_the_service_deleted_are_submitted_again(place: Place) -> None
         "device": device,
         "unit": "all" if place.farm == "runlocal" else "cpu",
     }
-    lines = [header, {"round": 1, "digest": digest, "job": "jgone"}]
-    place.jobs().write_text("".join(json.dumps(line) + "\n" for line in lines))
+    place.jobs().write_text("".join(json.dumps(line) + "\n" for line in (header, *lines)))
+
+
+@pytest.mark.parametrize("line", [{}, {"round": 1}, {"round": "1", "digest": "a", "job": "b"}])
+def test_a_line_of_the_journal_that_is_no_job_is_named(place: Place, line: dict[str, Any]) -> None:
+    write_jobs(place, line)
+    with pytest.raises(InputError, match=r"jobs-.*\.jsonl:2: is not a job .*Fix: remove this line"):
+        place.run()
+
+
+def test_a_plan_without_the_empty_file_is_no_traceback(place: Place) -> None:
+    path = place.folder / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["files"] = [each for each in plan["files"] if each["role"] != "empty"]
+    path.write_text(json.dumps(plan))
+    place.scenario.set(fails={place.digests("stack")[0]: ["Timed out", 1]})
+    counts = place.run()
+    assert counts["measured"] == counts["files"]
+
+
+def test_jobs_that_the_service_deleted_are_submitted_again(place: Place) -> None:
+    digest = place.digests("stack")[0]
+    write_jobs(place, {"round": 1, "digest": digest, "job": "jgone"})
     counts = place.run()
     assert counts["measured"] == counts["files"] and digest in place.scenario.submitted()
 

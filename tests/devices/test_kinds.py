@@ -17,10 +17,12 @@ from nas.devices import (
     Settings,
     UnknownDevice,
     connected_devices,
+    litert_converter,
     opened,
     unlisted_devices,
 )
 from nas.devices.phones import load_phone, phones
+from nas.devices.precision import litert_target
 from nas.errors import InputError
 from nas.export import TARGETS
 from nas.latency.bundle import run_bundle
@@ -73,6 +75,49 @@ def open(self, name, settings, opening):
     device.say = opening.say
     return [device]
 """
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "option"),
+    [
+        ("host", {"affinity": "f0"}, "--affinity"),
+        ("host", {"affinity": ""}, "--affinity"),
+        ("host", {"tool": Path("benchmark_model")}, "--benchmark-model"),
+        ("mac", {"threads": 2}, "--threads"),
+        ("iphone12", {"affinity": "f0"}, "--affinity"),
+    ],
+)
+def test_settings_that_a_device_does_not_have_are_refused(
+    name: str, settings: dict[str, Any], option: str
+) -> None:
+    with (
+        pytest.raises(InputError, match=rf"{option}: has no effect on .*Fix: leave out {option}"),
+        opened(name, Settings(**settings)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("precision", "shared"), [(None, True), ("float32", True), ("int8", False)]
+)
+def test_a_converter_is_shared_within_one_precision_alone(
+    their_kind: Any, precision: str | None, shared: bool
+) -> None:
+    """A table's name states a precision, so that devices of one profile may have two of them."""
+    their_kind(
+        "def connected(self):\n    return [Connected('theirs-1', 'theirs')]\n"
+        "def open(self, name, settings, opening):\n"
+        "    device = FakeDevice()\n    device.converter = opening.converter()\n"
+        "    return [device]\n"
+    )
+    converter = litert_converter()
+    try:
+        with opened("theirs-1", Settings(precision=precision), converter) as (device,):
+            assert (device.converter is converter) == shared  # type: ignore[attr-defined]
+            made = device.converter.target  # type: ignore[attr-defined]
+            assert made is litert_target(precision)
+    finally:
+        converter.close()
 
 
 @pytest.mark.parametrize("name", OURS)

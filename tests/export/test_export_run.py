@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -277,6 +278,48 @@ def test_a_kill_between_file_and_record_is_made_good(
         "no old checksum beside a new file"
     )
     assert run(source, "fake").skipped == () and run(source, "fake").skipped == ("fake",)
+
+
+def test_files_of_other_weights_are_no_longer_listed(
+    source: Source, fake: Fake, make_run: Callable[..., Path], tiny: Callable[..., Architecture]
+) -> None:
+    """What is recorded of the network holds for every file that is listed."""
+    run(source.named(("a", "b", "c")), "config")
+    other = make_run(tiny("swiftformer_xs", 32, classes=3), name="other") / "weights.safetensors"
+    given = find_source(source.run, other)
+    said: list[str] = []
+    export(given, ["fake"], None, said.append)
+    recorded = YamlFile(source.folder / "export.yaml").data
+    assert list(recorded["targets"]) == ["fake"] and recorded["weights"]["provenance"] == "given"
+    assert recorded["classes"] == 3, "names of another network's classes are not taken over"
+    assert said[0].startswith("note: architecture.yaml in ") and "export them again" in said[0]
+
+
+@pytest.mark.parametrize("target", ["config", "torch"])
+def test_what_is_exported_is_not_replaced(source: Source, target: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    source.architecture.save(folder / "architecture.yaml")
+    assert source.weights is not None
+    shutil.copyfile(source.weights, folder / "model.safetensors")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    given = find_source(str(folder / "architecture.yaml"), folder / "model.safetensors", folder)
+    with pytest.raises(
+        InputError, match=r"is what is exported, and would be replaced\. Fix: --out"
+    ):
+        run(given, target)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_folder_of_the_user_is_not_replaced(source: Source, fake: Fake) -> None:
+    fake.target = replace(fake.target, parts=("architecture.yaml", "weights.safetensors"))
+    checkout = source.folder / "model.fake"
+    checkout.mkdir(parents=True)
+    (checkout / "setup.py").write_text("mine")
+    with pytest.raises(InputError, match=r"model\.fake is a folder of other files \(setup\.py\)"):
+        run(source, "fake")
+    assert (checkout / "setup.py").read_text() == "mine"
+    assert files(source) == ["model.fake"] and not fake.written
 
 
 def test_a_missing_package_names_the_extra(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:

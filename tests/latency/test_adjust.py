@@ -165,6 +165,18 @@ def test_an_architecture_file_is_a_network_too(table: LatencyTable, tmp_path: Pa
             "network,latency_ms\nefficientformer_l1,1,5\n",
             r"nets.csv:2: too many values \(got 3, expected 2\). Fix: .*1.5",
         ),
+        (
+            "network,latency_ms,size\nefficientformer_l1,1.0,256\n",
+            r"nets.csv:1: unknown column 'size' \(expected network, latency_ms and, where known, res",
+        ),
+        (
+            "network,latency_ms,Latency_ms\nefficientformer_l1,1.0,2.0\n",
+            r"nets.csv:1: column 'latency_ms' is a duplicate",
+        ),
+        (
+            'network,latency_ms\n"efficientformer_l1,1.0\nswiftformer_s,1.0\n',
+            r"nets.csv:3: malformed CSV",
+        ),
         ("network,ms\nefficientformer_l1,1.0\n", r"nets.csv:1: column 'latency_ms' is missing"),
         ("network,latency_ms\n", r"nets.csv: has no networks"),
         ("network,latency_ms\nnowhere.yaml,1.0\n", r"nets.csv:2: .*nowhere.yaml"),
@@ -248,6 +260,10 @@ SPREADSHEETS = {
     "semicolons and decimal commas": "network;latency_ms\nefficientformer_l1;1,5\n",
     "blanks": "network, latency_ms\n efficientformer_l1 , 1.5 \n\n",
     "line ends of Windows": "network,latency_ms\r\nefficientformer_l1,1.5\r\n",
+    "tabs": "network\tlatency_ms\nefficientformer_l1\t1,5\n",
+    "pandas": ",Network,latency_ms\n0,efficientformer_l1,1.5\n",
+    "height and width": "network,latency_ms,resolution\nefficientformer_l1,1.5,224x224\n",
+    "separator stated": "sep=;\r\nnetwork;latency_ms\r\nefficientformer_l1;1,5\r\n",
     "all of them": "\ufeffnetwork; latency_ms;resolution\r\nefficientformer_l1; 1,5; 224\r\n",
 }
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from fake_converter import FakeConverter
+from fake_phone.shell import ELF_ARM64
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,6 +184,87 @@ def test_devices_of_kinds_without_bundles_get_those_of_a_board(
         "threads": 2,
     }
     assert (tmp_path / "bundle" / "run.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "table", "precision"),
+    [
+        ("galaxy-s26", "litert-android", "galaxy-s26", "float32"),
+        ("galaxy-s24-int8", "litert-android", "galaxy-s24-int8", "int8"),
+    ],
+)
+def test_bundle_by_the_name_of_a_table_is_of_its_kind_and_precision(
+    space: Space, tmp_path: Path, name: str, kind: str, table: str, precision: str
+) -> None:
+    tool = tmp_path / "benchmark_model"
+    tool.write_bytes(ELF_ARM64)
+    write_bundle(space, name, tmp_path / "bundle", settings=Settings(tool=tool))
+    device = plan_of(tmp_path / "bundle")["device"]
+    assert (device["name"], device["kind"], device["precision"]) == (table, kind, precision)
+
+
+def test_precision_that_the_name_of_a_table_contradicts_is_refused(
+    space: Space, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"on galaxy-s24-int8 \(got float32, expected int8\)"):
+        write_bundle(
+            space, "galaxy-s24-int8", tmp_path / "bundle", settings=Settings(precision="float32")
+        )
+
+
+def test_options_without_effect_on_a_bundle_are_refused(
+    space: Space, folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"--unit: is not a unit of litert-board .*\(got gpu"):
+        run_bundle(folder, unit="gpu")
+    with pytest.raises(InputError, match=r"--threads: has no effect in a device farm"):
+        run_bundle(folder, threads=2, through="qai-hub")
+    with pytest.raises(InputError, match=r"--threads: has no effect on a bundle for coreml"):
+        write_bundle(space, "iphone12", tmp_path / "other", settings=Settings(threads=2))
+    write_bundle(space, "iphone12", tmp_path / "other")
+    with pytest.raises(InputError, match=r"--threads: has no effect on a bundle for coreml"):
+        run_bundle(tmp_path / "other", threads=2)
+
+
+@pytest.mark.parametrize("name", ["README.txt", "run.py"])
+def test_files_of_somebody_else_are_not_replaced(space: Space, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    with pytest.raises(InputError, match=rf"{name}: exists, .*Fix: --bundle with another folder"):
+        write_bundle(space, "board", folder)
+    assert (folder / name).read_text() == "mine"
+    assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_bundle_that_lost_its_plan_is_written_again(space: Space, folder: Path) -> None:
+    (folder / "plan.json").unlink()
+    write_bundle(space, "board", folder, check_nets=4)
+    assert plan_of(folder)["device"]["name"] == "board"
+
+
+@pytest.mark.parametrize("size", ["big", "224x224", "100x100/10", "32x32/warp_head(classes=3)"])
+def test_size_in_a_plan_that_is_none_is_named(folder: Path, tmp_path: Path, size: str) -> None:
+    run_bundle(folder)
+    plan = plan_of(folder)
+    (folder / "plan.json").write_text(json.dumps({**plan, "resolution": size}))
+    with pytest.raises(
+        InputError, match=rf"plan\.json: resolution: is not .*got '{re.escape(size)}'"
+    ):
+        merge_bundle(folder, tmp_path / "table")
+
+
+def test_space_that_is_not_here_is_named_with_its_plan(folder: Path, tmp_path: Path) -> None:
+    run_bundle(folder)
+    (folder / "plan.json").write_text(json.dumps({**plan_of(folder), "space": "gone/few.yaml"}))
+    with pytest.raises(InputError, match=r"plan\.json: space: gone/few\.yaml.*Fix: .*was written$"):
+        merge_bundle(folder, tmp_path / "table")
+
+
+def test_remedies_quote_the_folder(space: Space, tmp_path: Path) -> None:
+    write_bundle(space, "board", tmp_path / "my bundle")
+    with pytest.raises(NasError, match=r"nas profile --run '.*/my bundle', or without nas"):
+        merge_bundle(tmp_path / "my bundle", tmp_path / "table")
 
 
 def test_core_ml_bundle_has_folders_of_more_copies(

@@ -404,8 +404,8 @@ def test_table_knows_its_spaces(space: Space, tmp_path: Path) -> None:
     table, _ = profile(space.at(96, classes=7), FakeDevice(), tmp_path)
     [(name, resolution)] = profiled_spaces(load_table(tmp_path).device)
     assert (name, resolution) == (space.path, "96x96/7")
-    assert resolution_id(at_resolution_id(space, resolution)) == resolution
-    assert table.total_ms(at_resolution_id(space, resolution).sample(3)) > 0
+    assert resolution_id(at_resolution_id(space, resolution, "device.yaml")) == resolution
+    assert table.total_ms(at_resolution_id(space, resolution, "device.yaml").sample(3)) > 0
 
 
 def test_check_of_a_chain_is_the_network(space: Space) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +108,19 @@ def test_what_is_no_file_for_the_device_is_refused_before_it_is_measured(tmp_pat
     with pytest.raises(InputError, match="does not exist"):
         check_file(device, tflite(tmp_path / "a.tflite", 4), str(tmp_path / "gone.onnx"))
     assert device.files == []
+
+
+def test_pipes_and_folders_are_refused_instead_of_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tflite")
+    (tmp_path / "folder.onnx").mkdir()
+    (tmp_path / "file.mlpackage").write_text("x")
+    for name, message in (
+        ("pipe.tflite", r"pipe\.tflite: is not a file \(got a pipe"),
+        ("folder.onnx", r"folder\.onnx: is not a file\. Fix"),
+        ("file.mlpackage", r"file\.mlpackage: is not a folder\. Fix"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_file(Files(), tmp_path / name)
 
 
 def test_an_ml_program_that_takes_an_image_is_refused(

@@ -378,6 +378,63 @@ def test_imported_rows_of_another_precision_are_refused(space: Space, tmp_path: 
         profile(space, FakeDevice(), folder)
 
 
+def test_figures_of_another_device_are_not_measured_into(space: Space, tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text("kind,hyperparameters,input,median_ms\nconv_embedding,width=32,16x56x56,0.2\n")
+    folder = tmp_path / "out"
+    import_into(file, "pixel-8", folder).table.save(folder)
+    with pytest.raises(InputError, match=r"another device \(got host, expected pixel-8\).*--out"):
+        profile(space, FakeDevice(), folder)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("galaxy-s24", r"is the table of another device \(got iphone12, expected galaxy-s24\)"),
+        (
+            "iphone12",
+            r"has \d+ measured rows, which the calibrated table would replace\. Fix: --out",
+        ),
+    ],
+)
+def test_calibrating_replaces_no_table_that_cannot_be_made_again(
+    tmp_path: Path, device: str, reason: str
+) -> None:
+    nets = tmp_path / "nets.csv"
+    nets.write_text("network,latency_ms\nefficientformer_l1,1.31\n")
+    shipped = load_table("iphone12")
+    measured = {key: replace(row, provenance="measured") for key, row in shipped.rows.items()}
+    folder = tmp_path / "table"
+    replace(shipped, device=replace(shipped.device, name=device), rows=measured).save(folder)
+    before = (folder / "table.csv").read_bytes()
+    with pytest.raises(InputError, match=reason):
+        command.calibrate_file(nets, "iphone12", folder)
+    assert (folder / "table.csv").read_bytes() == before
+
+
+def test_calibrating_again_replaces_the_calibrated_table(tmp_path: Path) -> None:
+    nets = tmp_path / "nets.csv"
+    for ms in (1.31, 1.5):
+        nets.write_text(f"network,latency_ms\nefficientformer_l1,{ms}\n")
+        _, table = command.calibrate_file(nets, "iphone12", tmp_path / "table")
+    assert load_table(tmp_path / "table").device == table.device
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "folder"),
+    [
+        ("host", None, "host"),
+        ("host", "int8", "host-int8"),
+        ("host-int8", "int8", "host-int8"),
+        ("host-int8", None, "host-int8"),
+    ],
+)
+def test_the_name_of_a_table_is_that_of_its_folder(
+    name: str, precision: str | None, folder: str
+) -> None:
+    assert command.folder_of(name, None, precision) == Path("latency_tables") / folder
+
+
 def test_import_for_a_shipped_device_hides_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -358,6 +358,28 @@ class TestCSV:
         )
         assert not skipped
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "kind\thyperparameters\tinput\tmedian_ms\nmbconv\t\t96x14x14\t1,5\n",
+            "sep=;\nkind;hyperparameters;input;median_ms\nmbconv;;96x14x14;1,5\n",
+            "kind,hyperparameters,input,median_ms\nmbconv,,96x14x14,1.5\n,,,\n\n",
+            "\r\nkind,hyperparameters,input,median_ms\r\nmbconv,,96x14x14,1.5\r\n",
+            ",kind,hyperparameters,input,median_ms,runs\n0,mbconv,,96x14x14,1.5,50.0\n",
+            "Kind,Hyperparameters,Input,Median_ms,,\nmbconv,,96x14x14,1.5,,,,\n",
+        ],
+        ids=["tabs", "separator stated", "empty lines", "empty first line", "pandas", "capitals"],
+    )
+    @pytest.mark.parametrize("name", ["mine.csv", "mine.tsv", "mine.txt"])
+    def test_forms_that_spreadsheets_and_pandas_write(
+        self, tmp_path: Path, text: str, name: str
+    ) -> None:
+        path = tmp_path / name
+        path.write_bytes(text.encode())
+        (row,), skipped = import_table(path)
+        assert (row.kind, row.input, row.median_ms) == ("mbconv", "96x14x14", 1.5)
+        assert not skipped
+
     def test_defaults_are_filled_in_and_columns_may_be_left_out(self, tmp_path: Path) -> None:
         text = "\ufeffmedian_ms,kind,input,hyperparameters\n1.5,mbconv,96x14x14,expansion=6\n"
         (row,), skipped = import_table(written(tmp_path, text))
@@ -400,11 +422,18 @@ class TestCSV:
     @pytest.mark.parametrize(
         ("text", "reason"),
         [
-            ("", "1: column kind is missing"),
-            ("kind,hyperparameters,input\n", "1: column median_ms is missing"),
+            ("", "1: column 'kind' is missing"),
+            ("kind,hyperparameters,input\n", "1: column 'median_ms' is missing"),
             ("kind,hyperparameters,input,median_ms,p95\n", "1: unknown column 'p95'"),
-            ("kind,hyperparameters,input,median_ms,input\n", "1: column input is a duplicate"),
-            ("kind,hyperparameters,input,median_ms\nmbconv,,8x8x8\n", "2: has 3 values"),
+            ("kind,hyperparameters,input,median_ms,input\n", "1: column 'input' is a duplicate"),
+            (
+                "kind,hyperparameters,input,median_ms\nmbconv,,8x8x8\n",
+                "2: median_ms: '' is not a number",
+            ),
+            (
+                "kind;hyperparameters;input;median_ms\nmbconv;expansion=4;kernel=5;8x8x8;1\n",
+                "2: too many values (got 5, expected 4). Fix: put values that have a ';' into",
+            ),
             (
                 "kind,hyperparameters,input,median_ms\nmbconv,,8x8x8,quick\n",
                 "2: median_ms: 'quick' is not a number",
@@ -427,7 +456,7 @@ class TestCSV:
             ),
             (
                 "kind,hyperparameters,input,median_ms,date\nmbconv,,8x8x8,2,May\n",
-                "2: 'May' is not an ISO date",
+                "2: date: 'May' is not an ISO date",
             ),
             ('kind,hyperparameters,input,median_ms\nmbconv,"x"y,8x8x8,2\n', "2: malformed CSV"),
         ],
@@ -510,6 +539,38 @@ class TestIntoATable:
             table.save(tmp_path / "board")
         assert len(table.rows) == 1
         assert table.device.source == "imported: mine.csv (CSV)"
+
+    def test_the_table_of_another_device_is_refused(self, tmp_path: Path) -> None:
+        self._table(tmp_path, "measured", ())
+        reason = (
+            r"board/device\.yaml: is the table of another device \(got pixel-8, expected board\)"
+        )
+        with pytest.raises(InputError, match=reason):
+            import_into(written(tmp_path, self.LINE), "pixel-8", tmp_path / "board")
+
+    @pytest.mark.parametrize(
+        ("factor", "reason"),
+        [(1000, r"is in microseconds .*Fix: divide latency by 1000"), (0.001, "is in seconds")],
+    )
+    def test_figures_in_another_unit_than_those_of_the_table_are_refused(
+        self, tmp_path: Path, factor: float, reason: str
+    ) -> None:
+        shipped = load_table("iphone12")
+        rows = list(shipped.rows.values())[:3]
+        text = "kind,hyperparameters,input,median_ms\n" + "".join(
+            f'{row.kind},"{row.hyperparameters}",{row.input},{factor * row.median_ms}\n'
+            for row in rows
+        )
+        shipped.save(tmp_path / "iphone12")
+        with pytest.raises(InputError, match=rf"mine\.csv: latency {reason}"):
+            import_into(written(tmp_path, text), "iphone12", tmp_path / "iphone12")
+
+    def test_a_file_corrects_the_unit_of_an_earlier_one(self, tmp_path: Path) -> None:
+        for ms in (1000, 1):
+            text = f"kind,hyperparameters,input,median_ms\nmbconv,,96x14x14,{ms}\n"
+            table = import_into(written(tmp_path, text), "board", tmp_path / "board").table
+            table.save(tmp_path / "board")
+        assert [row.median_ms for row in table.rows.values()] == [1]
 
     def test_refusals(self, tmp_path: Path) -> None:
         with pytest.raises(

@@ -324,7 +324,7 @@ def test_the_good_row_is_good(tmp_path: Path) -> None:
     assert format_rows([row]) == (tmp_path / "table.csv").read_text()
 
 
-@pytest.mark.parametrize("delimiter", [", ", ";", "; "])
+@pytest.mark.parametrize("delimiter", [", ", ";", "; ", "\t"])
 def test_a_table_that_went_through_a_spreadsheet_is_read(tmp_path: Path, delimiter: str) -> None:
     table = whole_table()
     table.save(tmp_path)
@@ -338,7 +338,7 @@ def test_a_table_that_went_through_a_spreadsheet_is_read(tmp_path: Path, delimit
         lines.append((delimiter if '"' not in line else delimiter[0]).join(values))
     if delimiter == "; ":
         lines = [line.replace('; "', ';"') for line in lines]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+    path.write_text("\n".join(lines) + "\n\n", encoding="utf-8-sig")
     assert read_rows(path) == dict(table.rows)
 
 

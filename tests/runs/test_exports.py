@@ -51,6 +51,12 @@ def test_a_file_that_its_writer_kept_private_is_as_readable_as_the_folder(
     assert {file.stat().st_mode & 0o777 for file in files} == {0o644}
 
 
+@pytest.mark.parametrize("entry", ["[1]", "null", "3"])
+def test_a_damaged_entry_counts_as_none(tmp_path: Path, entry: str) -> None:
+    (tmp_path / "export.yaml").write_text(f"format: nas-export-1\ntargets: {{litert: {entry}}}\n")
+    assert Record(tmp_path).targets == {}
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, NasError("differs")])
 @pytest.mark.parametrize("folder", [False, True])
 def test_an_interruption_leaves_the_old_one_and_nothing_else(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from nas.devices.kinds import (
@@ -12,11 +13,36 @@ from nas.devices.kinds import (
     Opening,
     Settings,
 )
-from nas.errors import NasError
+from nas.errors import InputError, NasError
 from nas.extras import need
 
 if TYPE_CHECKING:
     from nas.devices.base import Device
+
+
+def core_mask(text: str, threads: int) -> str:
+    """Return a hexadecimal mask of cores as tables state it; empty for all cores.
+
+    0f, f and F are the same cores, and so the same table's.
+
+    Raises:
+        InputError: for a malformed mask, or one with fewer cores than threads.
+    """
+    if not text:
+        return ""
+    if not re.fullmatch(r"[0-9a-f]{1,256}", text, re.IGNORECASE):
+        raise InputError(
+            f"--affinity: is not a hexadecimal mask of cores (got '{text[:40]}', expected for example"
+            " f0 for cores 4 to 7)"
+        )
+    mask = int(text, 16)
+    if mask.bit_count() < threads:
+        raise InputError(
+            f"--threads: the affinity mask {mask:x} has fewer cores than threads (got {threads},"
+            f" expected at most {mask.bit_count()}). Fix: a mask with one core per thread, as"
+            " --affinity f0 for 4 threads"
+        )
+    return f"{mask:x}"
 
 
 ON_A_PHONE = """\

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from nas.devices.android import core_mask
 from nas.devices.android.adb import MODERATE, TEMPORARY, reason_in
 from nas.devices.android.benchmark_tool import (
     ACCELERATOR_VARIABLE,
@@ -77,6 +78,7 @@ class Programs(BundlePrograms):
     """`run.sh` with its settings, the tool, and the libraries that lie beside it."""
 
     command = f"adb shell sh {TEMPORARY}/BUNDLE/{RUNNER}"
+    files = (RUNNER, SETTINGS_FILE, LIST_FILE)
 
     def device(self, phone: Phone | None, settings: Settings) -> Entry:
         unit = settings.unit or (phone.compute_unit if phone else "cpu")
@@ -91,11 +93,6 @@ class Programs(BundlePrograms):
                 f" {' or '.join(PRECISIONS)})"
             )
         check_precision(settings.precision, f"the {unit} of Android phones", PRECISIONS[unit])
-        if not re.fullmatch(_MASK, mask):
-            raise InputError(
-                f"--affinity: is not a hexadecimal mask of cores (got '{mask}', expected for"
-                " example f0 for cores 4 to 7)"
-            )
         same_unit = phone is not None and phone.compute_unit == unit
         usual = phone.precision if phone and same_unit else PRECISIONS[unit][0]
         return {
@@ -105,7 +102,7 @@ class Programs(BundlePrograms):
             "match": phone.match.model_dump() if phone else {"soc_model": [], "model": []},
             "unit": unit,
             "threads": threads,
-            "affinity": mask,
+            "affinity": core_mask(mask, threads),
             "precision": settings.precision or usual,
         }
 

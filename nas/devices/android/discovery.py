@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nas.convert.chain import DeviceLost
 from nas.convert.converter import Converter
-from nas.devices.android import KIND
+from nas.devices.android import KIND, core_mask
 from nas.devices.android.adb import (
     Adb,
     battery_percent,
@@ -261,9 +261,6 @@ def _settings(
     usual = phone.precision if phone and phone.compute_unit == unit else PRECISIONS[unit][0]
     mask = affinity if affinity is not None else (phone.affinity if phone else "")
     count = threads or (phone.threads if phone and phone.threads else 1)
-    _check_mask(mask, count)
-    # 0f and f are the same cores, and so the same table's.
-    mask = f"{int(mask, 16):x}" if mask else ""
     return Settings(
         name=table_name(_name(properties), precision),
         description=phone.description if phone else properties.get("ro.product.model", ""),
@@ -272,20 +269,5 @@ def _settings(
         unit=unit,
         precision=precision or usual,
         threads=count,
-        affinity=mask,
+        affinity=core_mask(mask, count),
     )
-
-
-def _check_mask(mask: str, threads: int) -> None:
-    """Raise InputError for a malformed mask, or one with fewer cores than threads."""
-    if mask and not re.fullmatch(r"[0-9a-f]+", mask):
-        raise InputError(
-            f"--affinity: is not a hexadecimal mask of cores (got '{mask}', expected for example f0"
-            " for cores 4 to 7)"
-        )
-    if mask and int(mask, 16).bit_count() < threads:
-        raise InputError(
-            f"--threads: the affinity mask {mask} has fewer cores than threads (got {threads},"
-            f" expected at most {int(mask, 16).bit_count()}). Fix: a mask with one core per thread,"
-            " as --affinity f0 for 4 threads"
-        )

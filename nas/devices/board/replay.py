@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -128,7 +129,7 @@ class Replay(Device):
 
     def _command(self) -> str:
         """Return the command that measures the rest of the bundle."""
-        run = f"nas profile --run {self.folder}"
+        run = shlex.join(["nas", "profile", "--run", str(self.folder)])
         recipe = self._recipe()
         if recipe is not None and recipe.programs is not None:
             return f"{run}, or without nas: {recipe.programs.command}"

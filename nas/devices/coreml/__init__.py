@@ -71,6 +71,7 @@ class CoreMLKind(DeviceKind):
                 f"--unit: is not a unit of Core ML (got {settings.unit}, expected"
                 f" one of {', '.join(self.units)})"
             )
+        settings.refuse("Core ML", "threads", "affinity", "tool")
         check_precision(settings.precision, "Core ML", PRECISIONS)
         phone = opening.phone or mac()
         if settings.unit is not None:

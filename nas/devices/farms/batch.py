@@ -146,8 +146,10 @@ class _Batch:
         over = self._round(1, self.todo, progress, poll_s)
         failed = [digest for digest in self.todo if (1, digest) in self._reasons]
         if failed:
-            # The control: the empty file, which runs on every device that works.
-            control = next(d for d, each in self.files.items() if each["role"] == "empty")
+            # The control: the empty file, which runs on every device that works. In a damaged plan
+            # that has none, the first of the failed files stands for it.
+            empty = (d for d, each in self.files.items() if each["role"] == "empty")
+            control = next(empty, failed[0])
             again = list(dict.fromkeys([control, *failed]))
             known = "" if control in failed else control
             over = self._round(ROUNDS, again, progress, poll_s, known) or over
@@ -306,6 +308,14 @@ class _Batch:
                     f"{self._path}: holds jobs of another {key} (got {value!r}, expected"
                     f" {lines[0].get(key)!r}). Fix: continue with that {key}, or remove the file to"
                     " submit all files again"
+                )
+        for number, line in enumerate(lines[1:], start=2):
+            if type(line.get("round")) is not int or not all(
+                isinstance(line.get(key), str) for key in ("digest", "job")
+            ):
+                raise InputError(
+                    f"{self._path}:{number}: is not a job (expected round, digest and job). Fix:"
+                    " remove this line and run again"
                 )
         return {(line["round"], line["digest"]): line["job"] for line in lines[1:]}
 

@@ -37,6 +37,7 @@ class HostKind(DeviceKind):
                 f"--unit: is not available on the host (got {settings.unit}, expected"
                 f" {' or '.join(self.units)})"
             )
+        settings.refuse("the host", "affinity", "tool")
         check_precision(settings.precision, "the host", PRECISIONS)
         if settings.precision is None:
             return [Host(settings.threads or 1)]

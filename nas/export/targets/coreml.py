@@ -172,6 +172,8 @@ def _labels(spec: Any) -> list[str]:
 
 
 PACKAGES = ("coremltools", "torch")
+PARTS = ("Manifest.json", "Data")
+"""Names in every Core ML package."""
 TARGET = Target(
     "model.mlpackage",
     write,
@@ -179,6 +181,7 @@ TARGET = Target(
     alone=coreml_convert.convert,
     inspect=inspect,
     note=NOTE,
+    parts=PARTS,
 )
 
 

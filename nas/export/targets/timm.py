@@ -494,4 +494,6 @@ FAMILIES: dict[str, Callable[[Architecture], Expressed]] = {
 }
 """Kind of a block to the function of the timm family that has it."""
 
-TARGET = Target("timm", write, packages=("torch", "safetensors"))
+TARGET = Target(
+    "timm", write, packages=("torch", "safetensors"), parts=("arguments.yaml", "model.safetensors")
+)

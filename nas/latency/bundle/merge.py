@@ -7,6 +7,7 @@ from pathlib import Path
 from nas.blocks import Operation
 from nas.convert.chain import Chain
 from nas.devices.board.replay import Replay
+from nas.devices.board.runner.plan import PLAN_FILE
 from nas.errors import InputError
 from nas.latency.check.table import can_run, check
 from nas.latency.network_times import (
@@ -38,13 +39,20 @@ def merge_bundle(
         The table, the report of `profile`, and the networks of the check.
 
     Raises:
-        InputError: for a damaged bundle, results of another one, or a table there of other
-            settings.
+        InputError: for a damaged bundle, results of another one, a space that is not here, or a
+            table there of other settings.
         NasError: when the bundle was not run to its end.
     """
     replay = Replay(folder)
     plan = replay.plan
-    space = at_resolution_id(load_space(plan["space"]), plan["resolution"])
+    try:
+        whole = load_space(plan["space"])
+    except InputError as error:
+        # A path is relative to the working directory of the command that wrote the bundle.
+        raise InputError(
+            f"{folder / PLAN_FILE}: space: {error}. Fix: run this command where the bundle was written"
+        ) from None
+    space = at_resolution_id(whole, plan["resolution"], f"{folder / PLAN_FILE}: resolution")
     # A replay has results for the bundle's chains alone. So its operations are listed, rather than
     # chosen by interpolation error.
     chosen = [operation for operation in space_operations(space) if _measured(replay, operation)]

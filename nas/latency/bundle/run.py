@@ -67,10 +67,17 @@ def run_bundle(
         kind = str(plan["device"]["kind"])
         recipe = _recipe(folder, kind)
         if through is not None:
+            _without_effect("threads", threads, "in a device farm, which chooses them")
             farm, wanted = farm_of(through)
             return run_batch(folder, plan, farm, wanted, unit, progress, say)
         if recipe.standalone:
+            if unit not in (None, *KINDS[kind].units):
+                raise InputError(
+                    f"--unit: is not a unit of {kind} devices (got {unit}, expected"
+                    f" {' or '.join(KINDS[kind].units)})"
+                )
             return run_litert(folder, progress, threads)
+        _without_effect("threads", threads, f"on a bundle for {kind} devices, which states them")
         name, _ = _opened_as(plan)
         _check_reachable(name, kind)
         settings = _settings(plan)
@@ -81,6 +88,12 @@ def run_bundle(
             return run(
                 folder, plan, info, lambda path: _measure(device, path), progress, recipe.bound
             )
+
+
+def _without_effect(option: str, value: object, where: str) -> None:
+    """Raise InputError for an option that is given where it has no effect."""
+    if value is not None:
+        raise InputError(f"--{option}: has no effect {where}. Fix: leave out --{option}")
 
 
 def _recipe(folder: Path, kind: str) -> BundleRecipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from nas.devices.kinds import (
 )
 from nas.devices.packed import packed
 from nas.devices.phones import Phone, phones
-from nas.devices.precision import DEFAULT, check_precision, table_name
+from nas.devices.precision import DEFAULT, check_precision, device_of, table_name
 from nas.errors import InputError, NasError
 from nas.extras import need
 from nas.files import data_sha256, remove, write_text
+from nas.latency.known_devices import table_info
 from nas.latency.network_times import (
     Progress,
     calibration_members,
@@ -44,7 +45,9 @@ from nas.space.operations import space_operations
 from nas.versions import versions
 
 FILES = "files"
-
+README_FILE = "README.txt"
+MERGE = "nas profile --merge FOLDER"
+"""Line of the README by which a bundle is known that lost its plan."""
 
 README = """\
 The {count} files in this folder are measured for the latency table of {name}, for the space
@@ -57,7 +60,7 @@ Every result is on disk in results.jsonl before the next file is run. The same c
 a stop or a power failure. When it is done, take this folder (or results.jsonl alone, into a copy of
 it) home and run there:
 
-    nas profile --merge FOLDER
+    {merge}
 """
 
 
@@ -115,12 +118,19 @@ def write_bundle(
             is not installed.
         NasError: when the disk is full.
     """
-    kind, recipe, phone = _followed(name, kind_name)
     try:
         check_device_name(name)
     except ValueError as error:
         raise InputError(f"--device: {error}") from None
     settings = settings or Settings()
+    table = table_info(name)
+    if table is not None:
+        # The name of a table may state a precision, as pixel-8-int8.
+        name, stated = device_of(table)
+        if stated is not None:
+            check_precision(settings.precision, table.name, (stated,))
+            settings = replace(settings, precision=stated)
+    kind, recipe, phone = _followed(name, kind_name, table.kind if table else "")
     precision = settings.precision
     check_precision(precision, f"{name}, measured by a bundle,", tuple(recipe.by_precision))
     target = recipe.by_precision[precision] if precision else recipe.target
@@ -135,6 +145,7 @@ def write_bundle(
     _add_settings(device, kind, recipe, phone, settings)
     # Before programs are downloaded, which takes a while.
     need(f"converting to {target.name}", target.extra)
+    _check_free(folder, recipe)
     if recipe.programs is not None:
         recipe.programs.begin(folder, device, settings)
     items = list(_items(space, recipe.copies, check_nets, seed))
@@ -183,13 +194,21 @@ def write_bundle(
         return Written(len(items), len(kept), failed)
 
 
-def _followed(name: str, kind_name: str | None) -> tuple[DeviceKind, BundleRecipe, Phone | None]:
+def _followed(
+    name: str, kind_name: str | None, of_table: str
+) -> tuple[DeviceKind, BundleRecipe, Phone | None]:
     """Return the kind whose recipe the bundle of a device follows, the recipe and its phone.yaml.
 
     A device of a kind without a recipe, or of no known kind, is taken for a board.
+
+    Args:
+        name: of the device.
+        kind_name: kind that the user states.
+        of_table: kind in the device's table; empty without one.
     """
     phone = phones().get(name)
-    kind = KINDS[phone.kind] if phone else kind_of_fixed_name(name)
+    known = phone.kind if phone else of_table
+    kind = kind_of_fixed_name(name) or KINDS.get(known)
     if kind_name is not None:
         if kind is not None and kind.name != kind_name:
             raise InputError(
@@ -240,10 +259,30 @@ def _add_settings(
                 f"--{option}: is for bundles of Android phones (got one of {kind.name}). Fix: leave"
                 " it out, or give --kind litert-android"
             )
+    if settings.threads is not None and not recipe.standalone:
+        raise InputError(
+            f"--threads: has no effect on a bundle for {kind.name} devices. Fix: leave out --threads"
+        )
     if settings.unit is not None:
         device["unit"] = settings.unit
     if recipe.standalone:
         device["threads"] = settings.threads or 1
+
+
+def _check_free(folder: Path, recipe: BundleRecipe) -> None:
+    """Raise InputError where a bundle would replace files that are no bundle's."""
+    readme = folder / README_FILE
+    bundled = readme.is_file() and MERGE.encode() in readme.read_bytes()
+    if bundled or (folder / PLAN_FILE).exists():
+        return
+    names = [README_FILE, *(board.programs() if recipe.standalone else ())]
+    names += recipe.programs.files if recipe.programs else ()
+    for name in names:
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder / name}: exists, and the folder is not a bundle. Fix: --bundle with another"
+                " folder"
+            )
 
 
 def _items(space: Space, copies: int, check_nets: int, seed: int) -> Iterator[Item]:
@@ -361,5 +400,6 @@ def _finish(folder: Path, plan: dict[str, Any], recipe: BundleRecipe) -> None:
         size=sum(part.stat().st_size for part in parts) / 1e6,
         hours=max(len(plan["files"]) * recipe.seconds / 3600, 0.1),
         how=recipe.how,
+        merge=MERGE,
     )
-    write_text(folder / "README.txt", text)
+    write_text(folder / README_FILE, text)

@@ -12,7 +12,7 @@ from nas.convert.chain import Chain
 from nas.devices.base import Device, StartUp
 from nas.devices.kinds import KINDS
 from nas.errors import InputError
-from nas.files import tree_sha256
+from nas.files import check_regular, tree_sha256
 from nas.latency.check.network import exported_file, settings_of, weights_of
 from nas.latency.check.turns import measure_by_turns
 from nas.latency.network_times import Progress
@@ -78,6 +78,20 @@ def is_network_file(text: str) -> bool:
     return Path(text).suffix.lower() in SUFFIXES
 
 
+def check_exists(file: Path) -> None:
+    """Raise InputError for a network file that is missing, or is none by its type.
+
+    Opening a pipe never ends. A Core ML package is a folder, every other network is one file.
+    """
+    if not file.exists():
+        raise InputError(f"{file}: does not exist. Fix: give the path of a network file")
+    check_regular(file)
+    package = file.suffix.lower() == ".mlpackage"
+    if file.is_dir() != package:
+        expected = "a folder" if package else "a file"
+        raise InputError(f"{file}: is not {expected}. Fix: give the path of a network file")
+
+
 def check_file(
     device: Device,
     file: Path,
@@ -126,8 +140,7 @@ def check_file(
 
 def _check_suffix(file: Path, kind: str, device: str) -> None:
     """Raise InputError for a file that is missing, damaged, or not for devices of this kind."""
-    if not file.exists():
-        raise InputError(f"{file}: does not exist. Fix: give the path of a network file")
+    check_exists(file)
     suffix = file.suffix.lower()
     # A device of another package decides itself.
     expected = KINDS[kind].file_suffixes if kind in KINDS else SUFFIXES

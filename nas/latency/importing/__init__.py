@@ -6,6 +6,7 @@ Operations outside the vocabulary of blocks are skipped, with the reason.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from nas import plugins, resources
+from nas.blocks import Operation, Shape, parse
 from nas.devices.info import DeviceInfo
 from nas.errors import InputError
 from nas.files import check_regular
+from nas.latency.adjust import check_unit
 from nas.latency.importing.common import SOURCE, Format, Reading, Skipped
-from nas.latency.known_devices import IMPORTED
+from nas.latency.known_devices import IMPORTED, check_owner
 from nas.latency.rows import PROVENANCES, Row, worst
 from nas.latency.table import TABLE_FILE, LatencyTable, load_table
 from nas.validation import explain
@@ -77,7 +80,8 @@ def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
 
     Raises:
         InputError: as `import_table`; when no operation of the file can be imported; when the
-            table's precision is not the one that the file states.
+            folder's table is of another device or precision than the file; when the file's figures
+            are in another unit.
     """
     path = Path(path)
     folder = Path(folder)
@@ -91,6 +95,7 @@ def import_into(path: str | Path, name: str, folder: str | Path) -> Imported:
         raise InputError(f"{path}: none of its operations can be imported{reasons}")
     old = _old(folder, name, reading)
     _check_precision(path, old, reading)
+    _check_unit(path, old, reading.rows)
     better = [row for row in reading.rows if _wins(row, old.rows.get(row.key))]
     rows = {**old.rows, **{row.key: row for row in better}}
     device = replace(
@@ -139,7 +144,9 @@ def _beginning(path: Path) -> str:
 def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
     """Return the table of the folder, or an empty one with what the file says of its device."""
     if (folder / TABLE_FILE).is_file():
-        return load_table(folder / TABLE_FILE)
+        table = load_table(folder / TABLE_FILE)
+        check_owner(table.device, name, folder)
+        return table
     # A table in ./latency_tables hides the shipped one of its name. So it begins as a copy: what
     # could be predicted before can be predicted after.
     shipped = resources.shipped(resources.TABLES) / name
@@ -160,6 +167,23 @@ def _old(folder: Path, name: str, reading: Reading) -> LatencyTable:
     except ValidationError as error:
         raise InputError(f"--device: {explain(error)}") from None
     return LatencyTable(device, {}, folder)
+
+
+def _check_unit(path: Path, old: LatencyTable, rows: Sequence[Row]) -> None:
+    """Raise InputError where the figures are in another unit than those of the table.
+
+    Earlier imports do not count: theirs may be the wrong unit, which this file corrects.
+    """
+    own = {key: row for key, row in old.rows.items() if SOURCE not in dict(row.extra)}
+    bare = replace(old, rows=own)
+    pairs = []
+    for row in rows:
+        operation = Operation("", parse(row.kind, row.hyperparameters), Shape.parse(row.input))
+        pairs.append((row.median_ms, bare.ms(operation) or 0.0))
+    # Sums, as a single small operation may well be priced at a fraction of what it takes.
+    known_ms = sum(known for _, known in pairs)
+    if known_ms:
+        check_unit(f"{path}: latency", sum(ms for ms, known in pairs if known) / known_ms)
 
 
 def _check_precision(path: Path, old: LatencyTable, reading: Reading) -> None:

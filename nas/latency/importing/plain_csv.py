@@ -6,16 +6,13 @@ defaults), input (`48x56x56`), median_ms, and, where known, p10_ms, p90_ms, runs
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from nas.blocks import Shape, parse
-from nas.csv_files import MOST_DIGITS, plain, separator
+from nas.csv_files import MOST_DIGITS, read_records
 from nas.devices.info import Provenance, iso_date
 from nas.errors import InputError
-from nas.files import read_text
 from nas.latency.importing.common import Format, Reading, Times, make_row
 
 NAME = "CSV"
@@ -33,7 +30,7 @@ def read(path: Path) -> Reading:
         InputError: naming file, line, column and reason.
     """
     reading = Reading(f"{path.name} ({NAME})")
-    for line, record in _records(path):
+    for line, record in read_records(path, REQUIRED, OPTIONAL):
         where = f"line {line}"
         try:
             shape = _shape(record["input"])
@@ -52,43 +49,6 @@ def read(path: Path) -> Reading:
     return reading
 
 
-def _records(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    text = read_text(path)
-    delimiter = separator(text)
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
-    )
-    try:
-        header = [name.strip() for name in next(reader, [])]
-        _check_header(path, header)
-        for values in reader:
-            if not values:
-                continue
-            if len(values) != len(header):
-                raise InputError(
-                    f"{path}:{reader.line_num}: has {len(values)} values (expected {len(header)},"
-                    " as in the header)"
-                )
-            yield (
-                reader.line_num,
-                {name: plain(value, delimiter) for name, value in zip(header, values, strict=True)},
-            )
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: malformed CSV: {error}") from None
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    known = f"expected {', '.join(REQUIRED)} and, where known, {', '.join(OPTIONAL)}"
-    for name in REQUIRED:
-        if name not in header:
-            raise InputError(f"{path}:1: column {name} is missing ({known})")
-    for name in header:
-        if name not in REQUIRED + OPTIONAL:
-            raise InputError(f"{path}:1: unknown column '{name}' ({known})")
-        if header.count(name) > 1:
-            raise InputError(f"{path}:1: column {name} is a duplicate")
-
-
 def _shape(text: str) -> Shape:
     try:
         return Shape.parse(text)
@@ -100,9 +60,10 @@ def _times(record: Mapping[str, str]) -> Times:
     # The median stands in for missing percentiles.
     median = _number("median_ms", record["median_ms"])
     p10, p90 = (
-        _number(name, record[name]) if record.get(name) else median for name in ("p10_ms", "p90_ms")
+        _number(name, record[name]) if record[name] else median for name in ("p10_ms", "p90_ms")
     )
-    runs = record.get("runs") or "0"
+    # pandas writes 50.0 in a column that lacks some numbers.
+    runs = record["runs"].removesuffix(".0") or "0"
     if not (runs.isascii() and runs.isdigit() and len(runs) <= MOST_DIGITS):
         raise ValueError(f"runs: '{runs}' is not a whole number, 0 or more")
     return Times(median, p10, p90, int(runs))
@@ -116,7 +77,16 @@ def _number(name: str, text: str) -> float:
 
 
 def _date(record: Mapping[str, str]) -> str:
-    return iso_date(record["date"]) if record.get("date") else ""
+    try:
+        return iso_date(record["date"]) if record["date"] else ""
+    except ValueError as error:
+        raise ValueError(f"date: {error}") from None
 
 
-FORMAT = Format(NAME, (".csv",), read)
+def holds(text: str) -> bool:
+    """Return whether a text begins with a header that has the required columns."""
+    header = text.lstrip()[:1000].lower()
+    return all(name in header for name in REQUIRED)
+
+
+FORMAT = Format(NAME, (".csv", ".tsv"), read, holds)

@@ -20,7 +20,7 @@ from nas.errors import InputError
 from nas.latency.calibration import recalibrated, sums
 from nas.latency.importing import UNKNOWN
 from nas.latency.importing.common import SOURCE
-from nas.latency.known_devices import IMPORTED
+from nas.latency.known_devices import IMPORTED, check_owner
 from nas.latency.network_times import (
     NetworkTime,
     Progress,
@@ -180,8 +180,9 @@ def _taken_over(
     Imported rows stay until a measured row replaces them; estimates make way.
 
     Raises:
-        InputError: when the imported rows are of another precision.
+        InputError: when the figures are of another device, or imported rows of another precision.
     """
+    check_owner(device, info.name, folder)
     if imported and device.precision not in (UNKNOWN, info.precision):
         raise InputError(
             f"{folder / DEVICE_FILE}: its imported rows are of another precision (got"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +32,8 @@ def run_litert(folder: Path, progress: Progress, threads: int | None = None) -> 
     plan = read_plan(folder)
     if plan["device"]["kind"] == "coreml":
         raise BundleError(
-            f"{folder}: is a bundle for Core ML. Fix: on a Mac, nas profile --run {folder}"
+            f"{folder}: is a bundle for Core ML. Fix: on a Mac, nas profile --run"
+            f" {shlex.quote(str(folder))}"
         )
     timer = Timer(threads if threads is not None else plan["device"].get("threads") or 1)
     try:
