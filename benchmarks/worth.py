@@ -27,6 +27,7 @@ command resumes there. Nothing else should run while it measures.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -232,7 +233,8 @@ class Clock:
         import litert_torch
 
         path = self.files / f"{name}.tflite"
-        with torch.no_grad():
+        # The converter prints its steps; standard output is for the JSON.
+        with torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
             deployed = deepcopy(network).eval()
             if hasattr(deployed, "deploy"):
                 deployed = deployed.deploy()
