@@ -73,7 +73,7 @@ def folder_source(data: str, path: Path, listing: Listing | None = None) -> Sour
     if not listing.root.count:
         there = f" ({'; '.join(notes)})" if notes else ""
         raise InputError(
-            f"data {data}: there are no images{there}; put them in one sub-folder a class"
+            f"data {data}: there are no images{there}. Fix: put them into one sub-folder per class"
         )
     arranged = read_metadata(data, path, listing.root, files) if files else None
     if arranged is None:

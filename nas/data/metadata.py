@@ -219,7 +219,9 @@ def _train_and_test(
     """Return the train split and the better test split; note the other one."""
     if TRAIN not in chosen:
         there = ", ".join(sorted(chosen)) or "none"
-        raise InputError(f"data {data}: there is no split to train on (found: {there})")
+        raise InputError(
+            f"data {data}: there is no split to train on (found: {there}). Fix: name it train"
+        )
     result = {TRAIN: chosen[TRAIN]}
     order = chosen_test((split, split) for split in chosen)
     if order:

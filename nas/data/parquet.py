@@ -185,7 +185,10 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
     by_split = split_files(data, paths)
     if TRAIN not in by_split:
         found = ", ".join(paths) or "none"
-        raise InputError(f"data {data}: there is no parquet file to train on (found: {found})")
+        raise InputError(
+            f"data {data}: there is no parquet file to train on (found: {found}). Fix: name it"
+            " train.parquet, or give its path"
+        )
     names = [shown_name(data, root, path) for path in files]
     parts = {
         split: Part([files[i] for i in indices], [names[i] for i in indices])

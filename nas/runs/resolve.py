@@ -311,6 +311,8 @@ def find_initial(name: str | Path) -> Initial:
             " weights, as the authors or timm publish it"
         )
     file = find_file(path)
+    if file.with_name(SUPERNET_FILE).is_file():
+        return _in_folder(file.parent)
     # A file of this project stands beside its architecture.
     described = file.with_name(ARCHITECTURE_FILE)
     if described.is_file() and read_header(file).get("format") == WEIGHTS_FORMAT:

@@ -323,6 +323,16 @@ def test_what_has_no_partner_or_no_label_is_named_and_counted(
     assert len(data.train) + len(data.held_out) == 4
 
 
+def test_a_split_whose_only_mask_is_not_understood_names_no_class(tmp_path: Path) -> None:
+    for n in range(4):
+        pair(tmp_path, f"images/{n}.png", f"masks/{n}.png")
+    data = loaded(tmp_path, "stream", held_out=2)
+    for n in range(4):
+        put(tmp_path / f"masks/{n}.png", b"nothing")
+    with pytest.raises(InputError, match=r"no image of a split can be decoded, .*Fix: mend"):
+        np.asarray(data.held_out.images)
+
+
 def test_most_masks_that_are_not_understood_are_an_error(tmp_path: Path) -> None:
     for n in range(4):
         pair(tmp_path, f"images/{n}.png", f"masks/{n}.png", values=(0, 7, 8))

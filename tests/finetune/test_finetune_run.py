@@ -335,6 +335,9 @@ def test_images_of_another_size_and_another_fine_tuning_are_told(
         nas.finetune(make_run(small.at(64)), digits, QUICK, from_scratch=True)
     run = make_run(small)
     nas.finetune(run, digits, QUICK, from_scratch=True)
+    stream = replace(digits.train, store="stream", fingerprint="other")
+    with pytest.raises(InputError, match=r"data: .*\(store 'memory' there, 'stream' here\)"):
+        nas.finetune(run, replace(digits, train=stream), QUICK, from_scratch=True)
     with pytest.raises(
         InputError,
         match=r"finetune\.yaml:\d+: recipe: .*learning_rate 0\.0005 there, 0\.1 here.*--out",
