@@ -196,9 +196,10 @@ def _held_out_count(held_out: float | int, images: int) -> int:
     """Return the number of images to hold out, of `images`, for a share (below 1) or a number."""
     count = round(held_out * images) if held_out < 1 else held_out
     if not 0 < count < images or count != int(count):
+        remedy = "give more images" if images < 2 else f"--held-out {max(1, images // 5)}"
         raise InputError(
-            f"held-out {held_out}: with {images} images give a share between 0 and 1 or a number"
-            f" from 1 to {images - 1}"
+            f"held-out {held_out:g}: would hold out {count:g} of {counted(images, 'image')} (expected a"
+            f" whole number from 1 to {images - 1}, or a share that gives one). Fix: {remedy}"
         )
     return int(count)
 

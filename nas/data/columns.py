@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nas.data.notes import counted
+from nas.data.splits import only_names_split, words_of
 from nas.errors import InputError
 
 LABELS = (
@@ -77,6 +78,9 @@ def image_column(data: str, columns: Sequence[Column], is_path: Callable[[str], 
         candidates = [each for each in named or texts if is_path(each.name)][:1]
     names = _usual_first([each.name for each in candidates], IMAGES)
     if not names:
+        called = next((each for each in columns if each.name.lower() in IMAGES), None)
+        if called is not None:
+            raise holds_no_images(data, called)
         raise _untold(data, "image", "bytes, {bytes, path} or paths of images", columns)
     if len(names) > 1 and names[0].lower() not in IMAGES:
         raise InputError(
@@ -84,6 +88,15 @@ def image_column(data: str, columns: Sequence[Column], is_path: Callable[[str], 
             " use 'image'"
         )
     return names[0]
+
+
+def holds_no_images(data: str, column: Column) -> InputError:
+    """Return the error for a column that is called like one of images and is of another type."""
+    return InputError(
+        f"data {data}: column '{column.name}' has the type {column.type}, which holds no images"
+        " (expected bytes, {bytes, path} or paths of image files). Fix: encode them as PNG, in a column"
+        " of bytes"
+    )
 
 
 def label_column(
@@ -103,7 +116,8 @@ def label_column(
     others = [each for each in columns if each.name != image and not each.is_index]
     # A column of a usual name is meant, whatever its type; reading it says what is wrong with it.
     usual = _usual_first([e.name for e in others if e.name.lower() in LABELS], LABELS)
-    typed = [each.name for each in others if each.names is not None]
+    # A column of splits may list the names of its values, too.
+    typed = [e.name for e in others if e.names is not None and e.name.lower() not in SPLITS]
     if usual and not (typed and usual[0] not in typed):
         return usual[0]
     if typed:
@@ -127,10 +141,29 @@ def label_column(
     return name
 
 
-def split_column(columns: Sequence[Column], label: str) -> str | None:
-    """Return the name of a column that may say which split a row belongs to."""
-    texts = [each.name for each in columns if each.is_text and each.name != label]
-    return next((name for usual in SPLITS for name in texts if name.lower() == usual), None)
+def split_column(data: str, columns: Sequence[Column], label: str) -> Column | None:
+    """Return the column that says which split a row belongs to, or None.
+
+    Raises:
+        InputError: for a column of truth values that may say so, as `is_test`. One called `is_valid`
+            may also say that an image is usable, so none of them is guessed.
+    """
+    others = [each for each in columns if each.is_label and each.name != label]
+    named = next((each for usual in SPLITS for each in others if each.name.lower() == usual), None)
+    flag = next((each.name for each in others if _is_flag(each)), None)
+    if named is None and flag is not None:
+        raise InputError(
+            f"data {data}: column '{flag}' may say which split a row belongs to. Fix: give a column"
+            " 'split' with the values train and test, or call it otherwise"
+        )
+    return named
+
+
+def _is_flag(column: Column) -> bool:
+    """Return whether a column is one of truth values that is named like a split."""
+    first, *rest = words_of(column.name) or ("",)
+    name = " ".join(rest) if first == "is" else column.name if column.type == "bool" else ""
+    return only_names_split(name) is not None
 
 
 def _usual_first(names: Sequence[str], usual: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,13 +68,13 @@ def folder_source(data: str, path: Path, listing: Listing | None = None) -> Sour
         InputError: when there are no images, or when splits or classes cannot be recognised.
     """
     listing = listing or list_images(path)
-    notes = _unread(listing)
+    files = metadata_files(listing.root)
+    notes = unread_notes(listing, files)
     if not listing.root.count:
         there = f" ({'; '.join(notes)})" if notes else ""
         raise InputError(
-            f"data {data}: there are no images{there}; put them in one sub-folder a class"
+            f"data {data}: there are no images{there}. Fix: put them into one sub-folder per class"
         )
-    files = metadata_files(listing.root)
     arranged = read_metadata(data, path, listing.root, files) if files else None
     if arranged is None:
         arranged = arrange(data, listing.root)
@@ -132,10 +132,19 @@ def _printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _unread(listing: Listing) -> list[str]:
-    """Return notes on what lies in a folder and is not read, counted by suffix."""
+def unread_notes(listing: Listing, read: Collection[str]) -> list[str]:
+    """Return notes on what lies in a folder and is not read, counted by suffix.
+
+    Args:
+        listing: of the folder.
+        read: relative paths of files that are no images and are read, such as lists of labels.
+    """
     notes = []
-    unread = listing.unread()
+    unread = {
+        suffix: left
+        for suffix, paths in listing.unread().items()
+        if (left := [path for path in paths if path not in read])
+    }
     if unread:
         parts = [_unread_suffix(suffix, paths) for suffix, paths in sorted(unread.items())]
         notes.append(f"not read: {'; '.join(parts)}")

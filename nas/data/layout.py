@@ -24,7 +24,7 @@ from nas.data.splits import (
 )
 from nas.errors import InputError
 
-_SPLIT_WORD = re.compile("train|test|eval|val|dev", re.IGNORECASE)
+_SPLIT_WORD = re.compile("train|trn|test|tst|eval|val|dev", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -260,6 +260,13 @@ class _Reading:
         kept = Folder(base.path, base.files, base.others)
         kept.folders = [each for each in base.folders if each.name not in tests]
         self._classes(TRAIN, kept)
+        inner = {frozenset(folded(below.name) for below in each.filled) for each in kept.filled}
+        if len(kept.filled) > 1 and len(inner) == 1 and len(kept.filled[0].filled) > 1:
+            self.note(
+                f"{shown([each.path for each in kept.filled])} have the same sub-folders"
+                f" ({shown([each.name for each in kept.filled[0].filled])}): the outer folders are the"
+                " classes"
+            )
         if tests:
             self._test_of(tests)
 

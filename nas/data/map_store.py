@@ -422,7 +422,7 @@ class _SplitWriter:
         classes = len(np.unique(labels))
         if broken > len(labels) / 2 or len(np.unique(labels[kept])) < min(2, classes):
             raise InputError(
-                f"data {self.request.source.name}: {self._broken_images()}; mend or remove them"
+                f"data {self.request.source.name}: {self._broken_images()}. Fix: mend or remove them"
             )
 
     def _broken_images(self) -> str:

@@ -17,7 +17,15 @@ import numpy as np
 
 from nas.data.decoding import Refused
 from nas.data.images import IGNORED
-from nas.data.masks import MOST_CLASSES, MaskCode, listed_code, values_of
+from nas.data.masks import (
+    MOST_CLASSES,
+    Colour,
+    MaskCode,
+    listed_code,
+    palette_of,
+    palette_table,
+    values_of,
+)
 from nas.data.notes import counted, shown
 from nas.data.source import EncodedImage
 from nas.data.threads import decoding_pool
@@ -26,7 +34,10 @@ from nas.files import read_text
 
 NAME_LISTS = ("classes.txt", "class_names.txt", "label_names.txt", "labels.txt", "names.txt")
 """Files with one class per line; the number of the line is the value in masks."""
-COLOUR_LISTS = ("class_dict.csv", "label_colors.txt", "labelmap.txt")
+COLOUR_LISTS = (
+    *("class_dict.csv", "class_dict_seg.csv", "label_class_dict.csv"),
+    *("label_colors.txt", "labelmap.txt"),
+)
 """Files with the colour and the name of each class."""
 ADE20K_LIST = "objectinfo150.txt"
 LISTS = (*NAME_LISTS, *COLOUR_LISTS, ADE20K_LIST)
@@ -37,6 +48,10 @@ _IGNORED_NAMES = {
 }
 """Names of classes that are ignored, in letters alone."""
 _PAIR = {0, IGNORED}
+_MOST_VALUE = 65535
+"""Largest value of a class in masks, that of 16 bits."""
+_NUMBERED = re.compile(r"(\d+)\s*[:,;\t ]\s*(.+)")
+"""A line of a list that begins with a number."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +103,7 @@ def listed(data: str, path: Path) -> MaskClasses:
     elif name in COLOUR_LISTS:
         found = _colours(f"data {data}: {path.name}", name, text)
     else:
-        found = numbered(dict(enumerate(map(_bare, lines))), f"classes are read from {path.name}")
+        found = numbered(_by_line(lines), f"classes are read from {path.name}")
     if not 2 <= len(found.names) <= MOST_CLASSES:
         raise InputError(
             f"data {data}: {path.name}: names {counted(len(found.names), 'class')} (expected 2 to"
@@ -103,9 +118,21 @@ def listed(data: str, path: Path) -> MaskClasses:
     return found
 
 
-def _bare(line: str) -> str:
-    """Return the name in a line that may begin with a number, as `3: cat` or `3 cat`."""
-    return re.sub(r"^\d+\s*[:,;\t ]\s*", "", line).strip() or line
+def _by_line(lines: Sequence[str]) -> dict[int, str]:
+    """Return the names in lines by the value that each has in masks.
+
+    It is the number that each line begins with, as in `3: cat` or `3 cat`, or else that of the line.
+    """
+    matches = [_NUMBERED.fullmatch(line) for line in lines]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(set(numbers)) == len(lines) and max(numbers, default=0) <= _MOST_VALUE:
+        return {int(match[1]): match[2] for match in matches if match}
+    # labelme begins its list with a name that has the value -1.
+    start = -1 if lines and lines[0] == "__ignore__" else 0
+    names = enumerate(
+        (match[2] if match else line for match, line in zip(matches, lines, strict=True)), start
+    )
+    return {value: name for value, name in names if value >= 0}
 
 
 def _ade20k(lines: Sequence[str]) -> MaskClasses:
@@ -127,6 +154,15 @@ def _colours(where: str, name: str, text: str) -> MaskClasses:
     for number, line in enumerate(io.StringIO(text), start=1):
         found = _colour(line)
         if found is not None:
+            earlier = next(
+                (each for each in colours.items() if each[0] == found[0] or each[1] == found[1]),
+                None,
+            )
+            if earlier is not None:
+                raise InputError(
+                    f"{where}:{number}: '{found[0]}' has the name or the colour of '{earlier[0]}' (got"
+                    f" {found[1]}, {earlier[1]} before). Fix: give each class its own name and colour"
+                )
             colours[found[0]] = found[1]
         # The first line of a table names its columns.
         elif line.strip() and not line.startswith("#") and number > 1:
@@ -224,22 +260,28 @@ def scanned(
             which can be read.
     """
     with decoding_pool() as pool:
-        found = list(pool.map(_values, (mask for _, mask in masks)))
-    kinds = [each for each in found if not isinstance(each, str)]
-    if not kinds:
+        found = list(pool.map(_look, (mask for _, mask in masks)))
+    seen = {masks[n][0]: each for n, each in enumerate(found) if not isinstance(each, str)}
+    if not seen:
         reasons = [each for each in found if isinstance(each, str)]
         example = f"{masks[0][0]}: {reasons[0]}" if masks else "there are none"
         raise InputError(
             f"data {data}: {len(masks)} of {counted(len(masks), 'mask')} cannot be read ({example})."
             " Fix: give masks of one value per pixel, or a list of colours in class_dict.csv"
         )
-    values = set[int]().union(*kinds)
+    by_grey = _palettes_differ(data, {name: colours for name, (_, colours) in seen.items()})
+    values = set[int]().union(
+        *(
+            {colours[value][0] if by_grey and value in colours else value for value in each}
+            for each, colours in seen.values()
+        )
+    )
     # Almost every image of CamVid has pixels of its last value, which are not labelled.
     if guess and max(values - {IGNORED}, default=0) == len(CAMVID):
         return camvid()
     # Masks of one object often have 255 for it; with a single other value it is a class.
     kept = sorted(values if values == _PAIR else values - {IGNORED})
-    if not 2 <= len(kept) <= MOST_CLASSES or kept[-1] > 65535:
+    if not 2 <= len(kept) <= MOST_CLASSES or kept[-1] > _MOST_VALUE:
         some = ", ".join(map(str, kept[:5]))
         raise InputError(
             f"data {data}: its masks have {counted(len(kept), 'value')} ({some}), which are no"
@@ -250,14 +292,81 @@ def scanned(
         f"the {len(kept)} values in the masks are the classes; a classes.txt beside the images names"
         " them"
     )
+    if IGNORED in values and IGNORED not in kept:
+        note += f"; value {IGNORED} is ignored"
     codes = {IGNORED: IGNORED} | {value: index for index, value in enumerate(kept)}
-    return MaskClasses(tuple(map(str, kept)), MaskCode(codes, len(kept)), (note,))
+    greys = {(value, value, value): index for value, index in codes.items()} if by_grey else {}
+    return MaskClasses(tuple(map(str, kept)), MaskCode(codes, len(kept), greys), (note,))
 
 
-def _values(mask: EncodedImage) -> set[int] | str:
-    """Return the values in a mask, or why it cannot be read."""
+def check_palettes(
+    data: str, masks: Sequence[tuple[str, EncodedImage]], found: MaskClasses
+) -> MaskClasses:
+    """Return classes whose values are listed, unless palettes give these values several meanings.
+
+    Args:
+        data: the data set by name, for messages.
+        masks: name and content of each.
+        found: the classes.
+
+    Raises:
+        InputError: where a value stands for several colours.
+    """
+    with decoding_pool() as pool:
+        tables = list(pool.map(_table_of, (mask for _, mask in masks)))
+        if found.code.colours or len(set(tables) - {()}) < 2:
+            return found
+        looked = list(pool.map(_look, (mask for _, mask in masks)))
+    palettes = {masks[n][0]: each[1] for n, each in enumerate(looked) if not isinstance(each, str)}
+    if _palettes_differ(data, palettes):
+        raise InputError(
+            f"data {data}: the palettes of its masks differ, so that their values are not those of the"
+            " list of classes. Fix: save the masks without a palette, as grey PNG"
+        )
+    return found
+
+
+def _table_of(mask: EncodedImage) -> tuple[int, ...]:
+    """Return the palette of a mask, of which no pixel is read; empty without one."""
     try:
-        return set(np.unique(values_of(mask)).tolist())
+        return palette_table(mask)
+    except Exception:  # decoding names a malformed file
+        return ()
+
+
+def _palettes_differ(data: str, palettes: Mapping[str, Mapping[int, Colour]]) -> bool:
+    """Return whether a value stands for several greys, which then are the classes.
+
+    Programs that save few colours number them anew in each file, as a GIF of grey values.
+
+    Args:
+        data: the data set by name, for messages.
+        palettes: the colours that the values of each mask stand for.
+
+    Raises:
+        InputError: where a value stands for several colours.
+    """
+    first: dict[int, tuple[str, Colour]] = {}
+    for name, colours in palettes.items():
+        for value, colour in colours.items():
+            other, before = first.setdefault(value, (name, colour))
+            if before == colour:
+                continue
+            every = {each for mask in palettes.values() for each in mask.values()}
+            if all(len(set(each)) == 1 for each in every):
+                return True
+            raise InputError(
+                f"data {data}: the palettes of its masks differ (value {value} is the colour"
+                f" {before} in {other}, {colour} in {name}). Fix: name the classes by their colours in"
+                " class_dict.csv, one per line as in 'sky,128,128,128'"
+            )
+    return False
+
+
+def _look(mask: EncodedImage) -> tuple[set[int], dict[int, Colour]] | str:
+    """Return the values in a mask and their colours in its palette, or why it cannot be read."""
+    try:
+        return set(np.unique(values_of(mask)).tolist()), palette_of(mask)
     except Refused as error:
         return str(error)
     except Exception as error:  # Pillow's readers raise whatever a malformed file leads them to

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,24 +20,33 @@ from numpy.typing import NDArray
 
 from nas.data import mask_classes
 from nas.data.decoding import Refused
+from nas.data.folders import unread_notes
 from nas.data.images import IGNORED
 from nas.data.listing import Folder, Listing
 from nas.data.mask_classes import LISTS, MaskClasses
 from nas.data.masks import MaskCode, read_mask
 from nas.data.notes import counted, shown
 from nas.data.source import Encoded, Pair, Source, SourceSplit
-from nas.data.splits import TEST, TRAIN, VALIDATION, chosen_test, split_named
+from nas.data.split_lists import SplitList, read_split_lists
+from nas.data.splits import TEST, TRAIN, chosen_test, split_named
 from nas.errors import InputError
-from nas.files import read_bytes
 
-_IMAGES = {"images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "rgb", "photos"}
-"""Names of folders of images, in lower case."""
-_MASKS = {
-    *("masks", "mask", "annotations", "annotation", "annot", "annots", "labels", "label"),
-    *("segmentationclass", "gtfine", "gt", "groundtruth", "ground_truth", "seg", "segmentation"),
-    *("segmentations", "labelids", "label_images", "masks_png"),
+_IMAGES = {
+    *("images", "image", "imgs", "img", "jpegimages", "leftimg8bit", "rgb", "photos"),
+    *("original", "originals"),
 }
-"""Names of folders of masks, in lower case."""
+"""Words in the names of folders of images, in lower case."""
+_MASKS = {
+    *("masks", "mask", "annotations", "annotation", "annot", "annots", "ann", "labels", "label"),
+    *("segmentationclass", "segmentationclassaug", "segmentationclassraw", "segmentationclasspng"),
+    *("gtfine", "gt", "groundtruth", "ground_truth", "seg", "segmentation", "segmentations"),
+    *("labelids", "label_images", "masks_png", "stuffthingmaps", "trimaps"),
+}
+"""Words in the names of folders of masks, in lower case; a name with both is one of masks."""
+_NEUTRAL = {"dir", "folder", "png", "jpg", "tif", "all", "files", "data", "raw", "semantic"}
+"""Words beside these that say nothing: `img_dir` and `ann_dir`, `images_png` and `masks_png`."""
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+"""Where a word begins inside a name, as in `trainMasks`."""
 _OTHERS = {"segmentationobject", "gtcoarse", "instances", "instance", "bounding_boxes"}
 """Names of folders that hold something else than the class of each pixel."""
 _FOLDER_OF_MASKS = re.compile(r"(.+?)[_-]?(annot|annots|annotations?|labels?|masks?|gt)")
@@ -46,16 +54,19 @@ _FOLDER_OF_MASKS = re.compile(r"(.+?)[_-]?(annot|annots|annotations?|labels?|mas
 _IMAGE_NAME = re.compile(r"(.+?)(_leftImg8bit|_image|_img|_sat)?")
 _MASK_NAME = re.compile(
     r"(.+?)(_gtFine_labelTrainIds|_gtFine_labelIds|_labelTrainIds|_labelIds"
-    r"|[_-](L|P|mask|masks|label|labels|seg|gt|annot|annotation|segmentation|target))?"
+    r"|[_-](L|P|mask|masks|label|labels|seg|gt|annot|annotation|segmentation|target|train_id))?"
 )
 """What the names of images and of masks have besides the name that they share."""
 _UNUSED_NAME = re.compile(r".*_gtFine_(color|instanceIds|instanceTrainIds)")
 """Names of further files that Cityscapes has for each image."""
 _TRAIN_IDS = "labelTrainIds"
 _LABEL_IDS = "_labelIds"
-_LISTED_SPLITS = {"train": TRAIN, "val": VALIDATION, "test": TEST}
 _PROBED = 16
 """Masks of a test split that are looked at: those of a benchmark may be blank."""
+
+
+Key = tuple[str, ...]
+"""Folders and name that an image shares with its mask."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +77,17 @@ class _File:
     stamp: bytes
     is_mask: bool
 
+    @property
+    def stem(self) -> str:
+        return self.path.rpartition("/")[2].rpartition(".")[0]
+
 
 @dataclass
 class _Found:
     """The images and the masks of a folder by the key that pairs them."""
 
-    images: dict[tuple[str, ...], _File] = field(default_factory=dict)
-    masks: dict[tuple[str, ...], _File] = field(default_factory=dict)
+    images: dict[Key, _File] = field(default_factory=dict)
+    masks: dict[Key, _File] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -120,13 +135,35 @@ def holds_masks(listing: Listing) -> bool:
 def _has_both(folder: Folder) -> bool:
     """Return whether the folders in a folder are named like images and their masks."""
     names = {each.name.lower() for each in folder.filled}
-    pairs = bool(names & _IMAGES) and bool(names & _MASKS)
+    kinds = [_kind(each.name) for each in folder.filled if each.name.lower() not in _OTHERS]
     # Nothing but these two: with others beside them they may be classes.
-    alone = names <= _IMAGES | _MASKS | _OTHERS
+    pairs = None not in kinds and any(
+        (True, rest) in kinds and (False, rest) in kinds
+        for rest in {kind[1] for kind in kinds if kind}
+    )
     beside = [
         match for name in names if (match := _FOLDER_OF_MASKS.fullmatch(name)) and match[1] in names
     ]
-    return (pairs and alone) or any(split_named(match[1]) == TRAIN for match in beside)
+    return pairs or any(split_named(match[1]) == TRAIN for match in beside)
+
+
+def _kind(name: str) -> tuple[bool, str] | None:
+    """Return whether a folder is one of masks, by its name, and what else the name says.
+
+    `train_masks` is one of masks, and says train. None is for a name that says neither image nor
+    mask.
+    """
+    whole = "_".join(re.split(r"[\W_]+", name.lower()))
+    if whole in _MASKS or whole in _IMAGES:
+        return whole in _MASKS, ""
+    words: list[str] = []
+    for part in re.split(r"[\W_]+", name):
+        known = part.lower() in _MASKS | _IMAGES
+        words += [part.lower()] if known else re.sub(_CAPITAL, " ", part).lower().split()
+    if not (_MASKS | _IMAGES) & set(words):
+        return None
+    rest = [word for word in words if word not in _MASKS | _IMAGES | _NEUTRAL]
+    return bool(_MASKS & set(words)), "_".join(rest)
 
 
 def mask_folder_source(data: str, path: Path, listing: Listing) -> Source:
@@ -141,22 +178,31 @@ def mask_folder_source(data: str, path: Path, listing: Listing) -> Source:
         InputError: when no image has a mask, or when splits or classes cannot be recognised.
     """
     found = _find(listing.root)
+    lists = read_split_lists(path, listing.root)
+    names = _class_lists(listing.root)
+    unread = unread_notes(
+        listing, [*names, *(file for each in lists.values() for file in each.files)]
+    )
     if not found.masks:
+        there = "; ".join([counted(listing.root.count, "image"), *unread])
         raise InputError(
-            f"data {data}: there are no masks ({counted(listing.root.count, 'image')}). Fix: put images"
-            " into a folder 'images' and their masks, of the same names, into 'masks'"
+            f"data {data}: there are no masks ({there}). Fix: put images into a folder 'images' and"
+            " their masks, as images of the same names, into 'masks'"
         )
     keys = [key for key in sorted(found.images) if key in found.masks]
-    notes = list(found.notes)
-    _note_unpaired(found, _listed_names(path, listing.root), notes)
+    notes = [*unread, *found.notes]
+    _note_unpaired(found, lists, notes)
     if not keys:
         raise InputError(
             f"data {data}: no image has a mask of its name (got"
             f" {next(iter(sorted(each.path for each in found.images.values())), 'no image')} and"
-            f" {min(each.path for each in found.masks.values())}). Fix: give both the same name"
+            f" {min(each.path for each in found.masks.values())}). Fix: give both the same name and the"
+            " same folders but for 'images' and 'masks'"
         )
-    splits = _splits(data, path, listing.root, keys, notes)
-    classes = _classes(data, path, listing.root, found, splits[TRAIN])
+    splits = _splits(data, lists, found.images, keys, notes)
+    classes = _classes(
+        data, path, listing.root, names, [found.masks[key].path for key in splits[TRAIN]]
+    )
     _choose_test(path, found, splits, classes, notes)
     described = (*notes, *classes.notes)
     made: dict[str, SourceSplit] = {}
@@ -189,10 +235,9 @@ def _find(root: Folder) -> _Found:
     for path, stamp in root.images():
         *above, name = path.split("/")
         stem = name.rpartition(".")[0]
-        lowered = [part.lower() for part in above]
-        if _OTHERS & set(lowered) or _UNUSED_NAME.fullmatch(stem):
+        if _OTHERS & {part.lower() for part in above} or _UNUSED_NAME.fullmatch(stem):
             continue
-        where, is_mask = _without_kind(lowered, folders)
+        where, is_mask = _without_kind(above, folders)
         pattern = _MASK_NAME if is_mask else _IMAGE_NAME
         match = pattern.fullmatch(stem)
         assert match is not None
@@ -219,41 +264,47 @@ def _find(root: Folder) -> _Found:
     return found
 
 
-def _without_kind(above: Sequence[str], folders: Iterable[str]) -> tuple[list[str], bool]:
-    """Return folders without the one that says image or mask, and whether it said mask."""
+def _without_kind(above: Sequence[str], folders: Container[str]) -> tuple[list[str], bool]:
+    """Return folders, in lower case, without what says image or mask, and whether masks are meant.
+
+    The innermost folder that says one of both decides. Those above it say it again, or hold both.
+    """
+    where: list[str] = []
+    is_mask: bool | None = None
     for place in reversed(range(len(above))):
-        name = above[place]
-        if name in _MASKS or name in _IMAGES:
-            return [*above[:place], *above[place + 1 :]], name in _MASKS
+        name = above[place].lower()
         match = _FOLDER_OF_MASKS.fullmatch(name)
-        beside = posixpath.join(*above[:place], match[1]) if match else ""
-        if match and beside in folders:
-            return [*above[:place], match[1], *above[place + 1 :]], True
-    return list(above), False
+        beside = match and "/".join([*above[:place], match[1]]).lower() in folders
+        kind = (True, match[1]) if match and beside else _kind(above[place])
+        rest = name if kind is None else kind[1]
+        where = [rest, *where] if rest else where
+        if is_mask is None and kind is not None:
+            is_mask = kind[0]
+    return where, bool(is_mask)
 
 
-def _single(
-    files: dict[tuple[str, ...], _File], others: Mapping[tuple[str, ...], _File]
-) -> dict[tuple[str, ...], _File]:
+def _single(files: dict[Key, _File], others: Mapping[Key, _File]) -> dict[Key, _File]:
     """Return each file under one key: that of its partner, or else its own name."""
-    chosen: dict[str, tuple[str, ...]] = {}
+    chosen: dict[str, Key] = {}
     for key, file in files.items():
         if file.path not in chosen or (key in others and chosen[file.path] not in others):
             chosen[file.path] = key
     return {key: files[key] for key in chosen.values()}
 
 
-def _note_unpaired(found: _Found, listed: set[str] | None, notes: list[str]) -> None:
+def _note_unpaired(found: _Found, lists: Mapping[str, SplitList], notes: list[str]) -> None:
     """Note images without masks, and masks without images; those that no list names are expected."""
-    images = [file.path for key, file in sorted(found.images.items()) if key not in found.masks]
+    images = [file for key, file in sorted(found.images.items()) if key not in found.masks]
     masks = [file.path for key, file in sorted(found.masks.items()) if key not in found.images]
     # Where both kinds of Cityscapes' masks lie there, one of them is used.
     if any(_TRAIN_IDS in each.path for each in found.masks.values()):
         masks = [each for each in masks if _LABEL_IDS not in each]
-    if listed is not None:
-        images = [each for each in images if Path(each).stem in listed]
+    if lists:
+        listed = frozenset[str]().union(*(each.every for each in lists.values()))
+        images = [each for each in images if each.stem in listed]
     if images:
-        notes.append(f"{counted(len(images), 'image')} without a mask not used ({shown(images)})")
+        names = shown([each.path for each in images])
+        notes.append(f"{counted(len(images), 'image')} without a mask not used ({names})")
     if masks:
         notes.append(f"{counted(len(masks), 'mask')} without an image not used ({shown(masks)})")
 
@@ -262,22 +313,30 @@ def _note_unpaired(found: _Found, listed: set[str] | None, notes: list[str]) -> 
 
 
 def _splits(
-    data: str, path: Path, root: Folder, keys: Sequence[tuple[str, ...]], notes: list[str]
-) -> dict[str, list[tuple[str, ...]]]:
-    """Return the keys of each split, by the folders or by the lists of names beside them.
+    data: str,
+    lists: Mapping[str, SplitList],
+    images: Mapping[Key, _File],
+    keys: Sequence[Key],
+    notes: list[str],
+) -> dict[str, list[Key]]:
+    """Return the keys of each split: by folders, by lists of names beside them, or by file names.
 
     Raises:
         InputError: when some are in a split and none is in the one to train on.
     """
-    by_split: dict[str, list[tuple[str, ...]]] = {}
+    by_split: dict[str, list[Key]] = {}
     for key in keys:
-        named = [split for part in key[:-1] if (split := split_named(part))]
+        folders = images[key].path.split("/")[:-1]
+        named = [split for part in folders if (split := split_named(part))]
         by_split.setdefault(named[-1] if named else "", []).append(key)
+    # A single split, as that of a folder `trainval` around all images, divides nothing.
+    if len(by_split) == 1:
+        by_split = _listed_splits(lists, images, keys, notes) or by_split
     if set(by_split) == {""}:
-        by_split = _listed_splits(path, root, keys, notes) or {TRAIN: list(keys)}
+        by_split = _named_splits(images, keys, notes) or {TRAIN: list(keys)}
     unnamed = by_split.pop("", [])
     if unnamed:
-        some = shown(["/".join(key) for key in unnamed])
+        some = shown([images[key].path for key in unnamed])
         notes.append(f"{counted(len(unnamed), 'image')} in no folder of a split not used ({some})")
     if TRAIN not in by_split:
         raise InputError(
@@ -287,55 +346,71 @@ def _splits(
     return by_split
 
 
+def _named_splits(
+    images: Mapping[Key, _File], keys: Sequence[Key], notes: list[str]
+) -> dict[str, list[Key]]:
+    """Return the keys of each split where all file names name one; note where some do."""
+    named = {key: split_named(key[-1]) for key in keys}
+    others = [images[key].path for key, split in named.items() if split not in (None, TRAIN)]
+    if not others:
+        return {}
+    if TRAIN not in named.values() or None in named.values():
+        notes.append(
+            f"{counted(len(others), 'image')} to train on named like a validation or test image"
+            f" ({shown(others)})"
+        )
+        return {}
+    notes.append("splits are read from the names of the image files")
+    by_split: dict[str, list[Key]] = {}
+    for key, split in named.items():
+        by_split.setdefault(split or "", []).append(key)
+    return by_split
+
+
 def _listed_splits(
-    path: Path, root: Folder, keys: Sequence[tuple[str, ...]], notes: list[str]
-) -> dict[str, list[tuple[str, ...]]]:
-    """Return the keys of each split by files such as VOC's ImageSets/Segmentation/train.txt."""
-    lists = _split_lists(root)
-    result: dict[str, list[tuple[str, ...]]] = {}
-    for split, file in lists.items():
-        names = _names(path / file)
-        chosen = [key for key in keys if key[-1] in names]
-        if chosen:
-            result[split] = chosen
-            missing = len(names) - len({key[-1] for key in chosen})
+    lists: Mapping[str, SplitList],
+    images: Mapping[Key, _File],
+    keys: Sequence[Key],
+    notes: list[str],
+) -> dict[str, list[Key]]:
+    """Return the keys of each split by lists; empty where these name none of the images."""
+    result: dict[str, list[Key]] = {}
+    used: list[str] = []
+    for split, each in lists.items():
+        chosen = {key: {key[-1], images[key].stem} & each.every for key in keys}
+        if any(chosen.values()):
+            result[split] = [key for key, names in chosen.items() if names]
+            used += each.files
+            there = set[str]().union(*chosen.values())
+            missing = sum(1 for line in each.names if not line & there)
             if missing:
-                notes.append(f"{counted(missing, 'image')} of {file} not there, or without a mask")
+                notes.append(
+                    f"{counted(missing, 'image')} of {shown(each.files)} not there, or without a mask"
+                )
+    if TRAIN in result:
+        others = {key for split, members in result.items() if split != TRAIN for key in members}
+        double = [key for key in result[TRAIN] if key in others]
+        if double:
+            result[TRAIN] = [key for key in result[TRAIN] if key not in others]
+            if not result[TRAIN]:
+                del result[TRAIN]
+            some = shown([images[key].path for key in double])
+            notes.append(
+                f"{counted(len(double), 'image')} of {shown(lists[TRAIN].files)} in another list, too,"
+                f" not trained on ({some})"
+            )
     if result:
-        used = {key for members in result.values() for key in members}
-        notes.append(f"splits are read from {shown([lists[split] for split in result])}")
-        if len(keys) > len(used):
-            notes.append(f"{counted(len(keys) - len(used), 'image')} in no list not used")
+        listed = {key for members in result.values() for key in members}
+        notes.append(f"splits are read from {shown(used)}")
+        if len(keys) > len(listed):
+            notes.append(f"{counted(len(keys) - len(listed), 'image')} in no list not used")
     return result
-
-
-def _split_lists(root: Folder) -> dict[str, str]:
-    """Return the relative path of the list of each split; VOC has lists for other tasks, too."""
-    lists: dict[str, str] = {}
-    for folder in root.walk():
-        for name in folder.others:
-            stem, _, suffix = name.lower().rpartition(".")
-            if suffix == "txt" and stem in _LISTED_SPLITS and folder.name in ("", "Segmentation"):
-                lists[_LISTED_SPLITS[stem]] = folder.join(name)
-    return lists
-
-
-def _listed_names(path: Path, root: Folder) -> set[str] | None:
-    """Return the names in all lists of splits, or None where there are no lists."""
-    lists = _split_lists(root)
-    return set[str]().union(*(_names(path / file) for file in lists.values())) if lists else None
-
-
-def _names(path: Path) -> set[str]:
-    """Return the names of the images that a list has: the first word of each line, without suffix."""
-    lines = read_bytes(path).decode("utf-8-sig", errors="replace").splitlines()
-    return {Path(line.split()[0]).stem for line in lines if line.strip()}
 
 
 def _choose_test(
     path: Path,
     found: _Found,
-    splits: dict[str, list[tuple[str, ...]]],
+    splits: dict[str, list[Key]],
     classes: MaskClasses,
     notes: list[str],
 ) -> None:
@@ -353,9 +428,7 @@ def _choose_test(
             splits[TEST] = members
 
 
-def _is_blank(
-    path: Path, found: _Found, members: Sequence[tuple[str, ...]], code: MaskCode
-) -> bool:
+def _is_blank(path: Path, found: _Found, members: Sequence[Key], code: MaskCode) -> bool:
     for key in members[:_PROBED]:
         try:
             mask = read_mask(str(path / found.masks[key].path), code)
@@ -369,25 +442,28 @@ def _is_blank(
 # Classes.
 
 
-def _classes(
-    data: str, path: Path, root: Folder, found: _Found, train: Sequence[tuple[str, ...]]
-) -> MaskClasses:
-    """Return the classes: by a list, by the layout of a known data set, or by the masks."""
-    lists = [
+def _class_lists(root: Folder) -> list[str]:
+    """Return the relative paths of lists of classes, the one to read first."""
+    return [
         folder.join(name)
         for folder in sorted(root.walk(), key=lambda each: each.path.count("/"))
         for name in sorted(folder.others)
         if name.lower() in LISTS
     ]
-    if lists:
-        return mask_classes.listed(data, path / lists[0])
-    masks = [found.masks[key].path for key in train]
+
+
+def _classes(
+    data: str, path: Path, root: Folder, lists: Sequence[str], masks: Sequence[str]
+) -> MaskClasses:
+    """Return the classes: by a list, by the layout of a known data set, or by the masks."""
+    encoded = [(each, str(path / each)) for each in masks]
     folders = {part.lower() for mask in masks for part in mask.split("/")[:-1]}
-    if "gtfine" in folders or all(
-        _TRAIN_IDS in each or each.rpartition(".")[0].endswith(_LABEL_IDS) for each in masks
-    ):
+    if lists:
+        found = mask_classes.listed(data, path / lists[0])
+        return mask_classes.check_palettes(data, encoded, found)
+    # Others name their masks `labelTrainIds`, too, such as COCO-Stuff for mmsegmentation.
+    if "gtfine" in folders or all("_gtfine_" in each.lower() for each in masks):
         return mask_classes.cityscapes(all(_TRAIN_IDS in each for each in masks))
     if "segmentationclass" in folders and any(each.name == "ImageSets" for each in root.walk()):
-        return mask_classes.voc()
-    encoded = [(each, str(path / each)) for each in masks]
+        return mask_classes.check_palettes(data, encoded, mask_classes.voc())
     return mask_classes.scanned(data, encoded, guess="trainannot" in folders)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.data import mask_classes
-from nas.data.columns import Column, split_column
+from nas.data.columns import Column, holds_no_images, split_column
 from nas.data.mask_classes import LISTS, MaskClasses
 from nas.data.masks import MaskCode
 from nas.data.metadata import split_rows
@@ -23,6 +23,7 @@ from nas.data.parquet import (
     columns_of_file,
     shown_name,
     stamp_of_files,
+    stamp_of_references,
     unreadable,
 )
 from nas.data.source import Encoded, EncodedImage, Pair, Source, SourceSplit
@@ -37,6 +38,8 @@ MASKS = (
     *("labels", "seg", "gt", "semantic", "semantic_segmentation", "label_image", "target"),
 )
 """Names of columns of masks, the first one that exists before the others."""
+_PROBED = 256
+"""Masks whose palettes are compared where a list names the classes."""
 IMAGES = ("image", "img", "images", "pixel_values", "picture", "photo", "rgb")
 """Names of columns of images beside one of masks."""
 
@@ -125,21 +128,26 @@ def mask_parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
     pair = _pair_of(data, columns)
     for split, table in tables.items():
         table.check(data, split, pair)
+    references = [
+        stamp_of_references(table.files, table.names, column)
+        for table in tables.values()
+        for column in columns
+        if column.name in pair
+    ]
     rows = {split: np.arange(len(table.rows()), dtype=np.int64) for split, table in tables.items()}
-    by_column = split_column(columns, pair[1])
+    by_column = split_column(data, columns, pair[1])
     if by_column is not None and set(tables) == {TRAIN}:
-        values = [
-            str(value) for value in tables[TRAIN].rows().values(by_column, rows[TRAIN].tolist())
-        ]
+        values = list(tables[TRAIN].rows().values(by_column.name, rows[TRAIN].tolist()))
         chosen = split_rows(data, by_column, rows[TRAIN].tolist(), values, notes)
         rows = {split: np.array(each, dtype=np.int64) for split, each in chosen.items()}
         tables = dict.fromkeys(rows, tables[TRAIN])
-        notes.append(f"splits are read from column '{by_column}'")
     classes = _classes(data, root, tables[TRAIN], pair[1], rows[TRAIN])
     return Source(
         name=data,
         description=f"{counted(len(files), 'parquet file')} with masks at {data}",
-        key=text_sha256(stamp_of_files(files) + repr((pair, by_column, classes))),
+        key=text_sha256(
+            "".join([stamp_of_files(files), *references, repr((pair, by_column, classes))])
+        ),
         classes=classes.names,
         splits={
             split: PairTableSplit(
@@ -193,6 +201,11 @@ def _pair_of(data: str, columns: Sequence[Column]) -> tuple[str, str]:
     # A single other column of images needs no usual name.
     images = images or (rest if len(rest) == 1 else [])
     if not masks or not images:
+        others = [each for each in columns if each.name not in holding]
+        for found, usual in ((images, IMAGES), (masks, MASKS[:3])):
+            called = next((each for each in others if each.name.lower() in usual), None)
+            if not found and called is not None:
+                raise holds_no_images(data, called)
         there = ", ".join(f"{each.name} ({each.type})" for each in columns)
         raise InputError(
             f"data {data}: cannot tell the columns of images and of masks among: {there}. Fix: call"
@@ -214,8 +227,10 @@ def _classes(
 ) -> MaskClasses:
     """Return the classes by a list beside the files, or by the masks to train on."""
     lists = sorted(path for path in root.iterdir() if path.name.lower() in LISTS)
+    # Encoded masks are in memory here; with a list a few of them show whether it fits.
+    looked_at = rows[:_PROBED] if lists else rows
+    masks = _column(table.rows(), column, looked_at.tolist())
+    encoded = list(zip((f"row {row}" for row in looked_at), masks, strict=True))
     if lists:
-        return mask_classes.listed(data, lists[0])
-    masks = _column(table.rows(), column, rows.tolist())
-    names = [f"row {row}" for row in rows]
-    return mask_classes.scanned(data, list(zip(names, masks, strict=True)))
+        return mask_classes.check_palettes(data, encoded, mask_classes.listed(data, lists[0]))
+    return mask_classes.scanned(data, encoded)

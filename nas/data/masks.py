@@ -23,6 +23,8 @@ from nas.data.source import Encoded, EncodedImage, Pair
 if TYPE_CHECKING:
     from PIL import Image as Pillow
 
+Colour = tuple[int, int, int]
+"""Red, green and blue."""
 PairFit = Callable[["Pillow.Image", "Pillow.Image"], NDArray[np.uint8]]
 """A function from an RGB image and its mask, of one size, to layers (4, H, W)."""
 
@@ -46,7 +48,7 @@ class MaskCode:
 
     values: Mapping[int, int]
     classes: int
-    colours: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+    colours: Mapping[Colour, int] = field(default_factory=dict)
 
     def class_of(self, values: NDArray[np.integer]) -> NDArray[np.uint8]:
         """Return the class of each pixel.
@@ -122,7 +124,9 @@ def values_of(encoded: EncodedImage, colours: bool = False) -> NDArray[np.intege
     with opened(encoded) as image:
         image.load()
         if image.format in _LOSSY:
-            raise Refused(f"its mask is a {image.format}, which does not keep the values of pixels")
+            raise Refused(
+                f"its mask is a {image.format}, which does not keep the values of pixels (expected PNG)"
+            )
         if colours:
             return np.asarray(image.convert("RGB"))
         if image.mode in ("RGB", "RGBA"):
@@ -132,8 +136,30 @@ def values_of(encoded: EncodedImage, colours: bool = False) -> NDArray[np.intege
         values = np.asarray(image)
         if values.ndim != 2 or values.dtype.kind == "f":
             raise Refused(f"its mask has the mode {image.mode} (expected whole numbers)")
-        # A mask of one bit per pixel is read as truth values.
-        return values.astype(np.uint8) if values.dtype == np.bool_ else values
+        # A mask of one bit per pixel is read as truth values. -1 marks pixels that are not labelled.
+        return values.astype(np.uint8) if values.dtype == np.bool_ else _labelled(values)
+
+
+def _labelled(values: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the values of a mask with the negative ones ignored."""
+    signed = values.dtype.kind == "i" and bool((values < 0).any())
+    return np.where(values < 0, IGNORED, values) if signed else values
+
+
+def palette_table(encoded: EncodedImage) -> tuple[int, ...]:
+    """Return the palette of a mask, red, green and blue in turn; empty for one without."""
+    if not isinstance(encoded, bytes | str):
+        return ()
+    with opened(encoded) as image:
+        return tuple(image.getpalette() or ()) if image.mode == "P" else ()
+
+
+def palette_of(encoded: EncodedImage) -> dict[int, Colour]:
+    """Return the colours that the values of a mask stand for; empty for one without a palette."""
+    flat = palette_table(encoded)
+    colours = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+    used = np.unique(values_of(encoded)).tolist() if colours else []
+    return {value: colours[value] for value in used if value < len(colours)}
 
 
 def _grey(colours: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import json
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -67,26 +68,47 @@ def read_metadata(data: str, path: Path, root: Folder, files: Sequence[str]) -> 
             whose images have no class folders.
     """
     table = _Table()
+    # Class folders have the labels, and the tables have captions, boxes, or something else.
+    has_classes = any(folder.filled for folder in root.filled) or len(root.filled) > 1
+    there = {image for image, _ in root.images()}
     for file in files:
         for values in _rows(f"data {data}: {file}", path / file):
+            if _FILE_NAME not in values and has_classes:
+                return None
             name = values.pop(_FILE_NAME, None)
             if not isinstance(name, str):
+                found = ", ".join(map(str, values))
                 raise InputError(
-                    f"data {data}: {file}: has a row without {_FILE_NAME} (expected the path of an"
-                    " image in each row)"
+                    f"data {data}: {file}: has a row without {_FILE_NAME} (found: {found}). Fix: give"
+                    f" each row the path of its image in a column '{_FILE_NAME}'"
                 )
-            # Relative to the table; a path that leaves the folder is in no listing.
-            relative = posixpath.normpath(posixpath.join(posixpath.dirname(file), name))
-            table.rows.append(_Row(relative, values))
+            table.rows.append(_Row(_relative(file, name, there), values))
             table.columns.update(dict.fromkeys(values))
+    if table.rows and not any(row.path in there for row in table.rows):
+        raise InputError(
+            f"data {data}: {file}: none of its {counted(len(table.rows), 'image')} is there"
+            f" ({shown([row.path for row in table.rows])}). Fix: give paths relative to the table"
+        )
     try:
         label = _label(data, files[0], table)
     except InputError:
-        # Class folders have the labels, and the tables have captions or boxes.
-        if any(folder.filled for folder in root.filled) or len(root.filled) > 1:
+        if has_classes:
             return None
         raise
     return _arranged(data, path, root, files, table, label)
+
+
+def _relative(file: str, name: str, there: Collection[str]) -> str:
+    """Return the path of an image in the folder; one that leaves the folder is in no listing.
+
+    Args:
+        file: the table, which paths are relative to.
+        name: of the image in the table. Windows writes backslashes.
+        there: paths of all images.
+    """
+    folder = posixpath.dirname(file)
+    ways = [posixpath.normpath(posixpath.join(folder, n)) for n in (name, name.replace("\\", "/"))]
+    return next((way for way in ways if way in there), ways[0])
 
 
 def _label(data: str, file: str, table: _Table) -> str:
@@ -128,12 +150,18 @@ def _arranged(
         result.notes.append(
             f"{counted(len(unlisted), 'image')} not in {files[0]} not used ({shown(unlisted)})"
         )
+    several = next((v for row in rows if isinstance(v := row.values.get(label), list | dict)), None)
+    if several is not None:
+        raise InputError(
+            f"data {data}: {files[0]}: column '{label}' has the value {json.dumps(several)[:60]}, which"
+            " is no label (expected one class per image). Fix: call the column of the labels 'label'"
+        )
     unlabelled = [row for row in rows if _text(row.values.get(label)) is None]
     if unlabelled:
         result.notes.append(f"{counted(len(unlabelled), 'image')} without a {label} not used")
     # The tables decide labels: a change of theirs changes the data as one of an image does.
     changed = b"".join(stamp_of((path / file).stat()) for file in files)
-    for split, chosen in _splits(data, files[0], table, rows, result).items():
+    for split, chosen in _splits(data, files[0], table, rows, label, result).items():
         result.splits[split] = sorted(
             (
                 Item(row.path, stamps[row.path] + changed, text)
@@ -147,13 +175,13 @@ def _arranged(
 
 
 def _splits(
-    data: str, file: str, table: _Table, rows: Sequence[_Row], result: Arranged
+    data: str, file: str, table: _Table, rows: Sequence[_Row], label: str, result: Arranged
 ) -> dict[str, list[_Row]]:
     """Return the rows of each split, by a column of splits or by the folders of the images."""
-    columns = [Column(name, "text", is_text=True) for name in table.columns]
-    column = split_column(columns, "")
+    columns = [Column(name, "text", is_text=True, is_label=True) for name in table.columns]
+    column = split_column(f"{data}: {file}", columns, label)
     if column is not None:
-        values = [str(row.values.get(column)) for row in rows]
+        values = [row.values.get(column.name) for row in rows]
         return split_rows(f"{data}: {file}", column, rows, values, result.notes)
     folders = [f"{posixpath.dirname(row.path)}/_".lstrip("/") for row in rows]
     found = split_files(data, folders)
@@ -162,7 +190,7 @@ def _splits(
 
 
 def split_rows(
-    data: str, column: str, rows: Sequence[Any], values: Sequence[str], notes: list[str]
+    data: str, column: Column, rows: Sequence[Any], values: Sequence[Any], notes: list[str]
 ) -> dict[str, list[Any]]:
     """Return the rows of `train` and `test` by the values of a column of splits.
 
@@ -171,13 +199,17 @@ def split_rows(
     """
     chosen: dict[str, list[Any]] = {}
     for row, value in zip(rows, values, strict=True):
-        split = split_named(value)
+        # The hub's ClassLabel has numbers in place of names.
+        named = column.names is not None and value in range(len(column.names))
+        text = column.names[value] if column.names is not None and named else str(value)
+        split = split_named(text)
         if split is None:
             raise InputError(
-                f"data {data}: column '{column}' has the value '{value}' (expected train,"
+                f"data {data}: column '{column.name}' has the value '{text}' (expected train,"
                 " validation or test). Fix: rename the column, or the value"
             )
         chosen.setdefault(split, []).append(row)
+    notes.append(f"splits are read from column '{column.name}'")
     return _train_and_test(data, chosen, notes)
 
 
@@ -187,7 +219,9 @@ def _train_and_test(
     """Return the train split and the better test split; note the other one."""
     if TRAIN not in chosen:
         there = ", ".join(sorted(chosen)) or "none"
-        raise InputError(f"data {data}: there is no split to train on (found: {there})")
+        raise InputError(
+            f"data {data}: there is no split to train on (found: {there}). Fix: name it train"
+        )
     result = {TRAIN: chosen[TRAIN]}
     order = chosen_test((split, split) for split in chosen)
     if order:
@@ -218,7 +252,10 @@ def _rows(where: str, path: Path) -> Iterator[dict[str, Any]]:
             if path.suffix.lower() == ".jsonl":
                 yield from (_json_row(line) for line in lines if line.strip())
                 return
-            for row in csv.DictReader(lines, strict=True):
+            header = next(lines, "")
+            # Spreadsheets of many countries separate cells by semicolons.
+            delimiter = max(",;\t", key=header.count)
+            for row in csv.DictReader(chain([header], lines), delimiter=delimiter, strict=True):
                 # Cells beyond the header are a list under None.
                 row.pop(None, None)
                 yield row

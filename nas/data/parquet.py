@@ -185,7 +185,10 @@ def parquet_source(data: str, files: Sequence[Path], root: Path) -> Source:
     by_split = split_files(data, paths)
     if TRAIN not in by_split:
         found = ", ".join(paths) or "none"
-        raise InputError(f"data {data}: there is no parquet file to train on (found: {found})")
+        raise InputError(
+            f"data {data}: there is no parquet file to train on (found: {found}). Fix: name it"
+            " train.parquet, or give its path"
+        )
     names = [shown_name(data, root, path) for path in files]
     parts = {
         split: Part([files[i] for i in indices], [names[i] for i in indices])
@@ -221,7 +224,7 @@ def source_of_parts(
         every = [path for part in chosen.values() for path in part.files]
         source = reading.source(
             description or f"{len(every)} parquet files at {data}",
-            stamp_of_files(every) + reading.referenced(),
+            stamp_of_files(every) + reading.stamp_of_references(),
         )
         if TEST in source.splits or not order[number + 1 :]:
             break
@@ -326,14 +329,14 @@ class _Reading:
             for split, parts in raw.items()
         }
         tables = dict(self.tables)
-        column = split_column(self.columns, self.label)
+        column = split_column(self.data, self.columns, self.label)
         if column is not None and set(self.parts) == {TRAIN}:
             rows, raw = self._by_column(column, rows, raw)
             tables = dict.fromkeys(raw, self.tables[TRAIN])
         return table_source(
             self.data,
             description,
-            text_sha256(key + repr((self.image, self.label, column))),
+            text_sha256(key + repr((self.image, self.label, column and column.name))),
             raw,
             lambda split, kept, labels: TableSplit(
                 tables[split], self.image, rows[split][kept], labels
@@ -343,20 +346,19 @@ class _Reading:
 
     def _by_column(
         self,
-        column: str,
+        column: Column,
         rows: Mapping[str, NDArray[np.int64]],
         raw: Mapping[str, Sequence[RawLabels]],
     ) -> tuple[dict[str, NDArray[np.int64]], dict[str, list[RawLabels]]]:
         """Return the rows and labels of each split, by the values of a column."""
         part = self.parts[TRAIN]
         values = [
-            str(value)
+            value
             for path, name in zip(part.files, part.shown, strict=True)
-            for value in self._read(path, name, column).to_pylist()
+            for value in _read(path, name, column.name).to_pylist()
         ]
         chosen = split_rows(self.data, column, rows[TRAIN].tolist(), values, self.notes)
         merged = merge(raw[TRAIN])
-        self.notes.append(f"splits are read from column '{column}'")
         indices = {split: np.array(each, dtype=np.int64) for split, each in chosen.items()}
         labels = {split: [replace(merged, ids=merged.ids[each])] for split, each in indices.items()}
         return indices, labels
@@ -371,62 +373,76 @@ class _Reading:
                     f"data {self.data}: {shown_name} ({split}) has no column '{name}' (found:"
                     f" {', '.join(columns)})"
                 )
-        values = self._read(path, shown_name, self.label)
+        values = _read(path, shown_name, self.label)
         column = columns[self.label]
         # A file without the hub's metadata numbers its classes as the first file lists them.
         if column.names is None and not column.is_text and self.names is not None:
             column = replace(column, names=self.names)
         return as_labels(f"data {self.data}: {shown_name}", column, values)
 
-    def _read(self, path: Path, shown_name: str, column: str) -> pa.ChunkedArray:
-        """Return a column of a file."""
-        import pyarrow as pa
-
-        try:
-            return _parquet(path, shown_name).read(columns=[column]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(shown_name, error) from None
+    def stamp_of_references(self) -> str:
+        """Return a hash of the image files that the rows refer to, which changes when one does."""
+        column = next(each for each in self.columns if each.name == self.image)
+        files = [path for part in self.parts.values() for path in part.files]
+        names = [name for part in self.parts.values() for name in part.shown]
+        return stamp_of_references(files, names, column)
 
     def _distinct(self, column: str) -> tuple[int, int]:
         part = self.parts[TRAIN]
         found: set[Any] = set()
         count = 0
         for path, name in zip(part.files, part.shown, strict=True):
-            values = self._read(path, name, column)
+            values = _read(path, name, column)
             found.update(values.unique().to_pylist())
             count += len(values)
         return len(found), count
 
-    def referenced(self) -> str:
-        """Return a hash of the image files that the rows refer to, which changes when one does."""
-        digest = hashlib.sha256()
-        for part in self.parts.values():
-            for path, name in zip(part.files, part.shown, strict=True):
-                for reference in self._references(path, name):
-                    try:
-                        stamp = stamp_of(os.stat(os.path.join(path.parent, reference)))
-                    except (OSError, ValueError):
-                        # Decoding reports files that are not there.
-                        stamp = b""
-                    digest.update(os.fsencode(reference) + b"\0" + stamp)
-        return digest.hexdigest()
 
-    def _references(self, path: Path, shown_name: str) -> list[str]:
-        """Return the paths of images in a file's rows that hold none themselves."""
-        import pyarrow as pa
+def _read(path: Path, shown_name: str, column: str) -> pa.ChunkedArray:
+    """Return a column of a file."""
+    import pyarrow as pa
 
-        column = next(each for each in self.columns if each.name == self.image)
-        if column.is_text:
-            return [each for each in self._read(path, shown_name, self.image).to_pylist() if each]
-        file = _parquet(path, shown_name)
-        kind = file.schema_arrow.field(self.image).type
-        names = {kind.field(i).name for i in range(kind.num_fields)}
-        if not (pa.types.is_struct(kind) and {"bytes", "path"} <= names):
-            return []
-        if _has_all(file, f"{self.image}.bytes"):
-            return []
-        paths = self._read(path, shown_name, f"{self.image}.path").to_pylist()
-        return [each["path"] for each in paths if each and each.get("path")]
+    try:
+        return _parquet(path, shown_name).read(columns=[column]).column(0)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(shown_name, error) from None
+
+
+def stamp_of_references(files: Sequence[Path], shown: Sequence[str], column: Column) -> str:
+    """Return a hash of the image files that the rows refer to, which changes when one does.
+
+    Args:
+        files: parquet files.
+        shown: their names for messages.
+        column: of the images.
+    """
+    digest = hashlib.sha256()
+    for path, name in zip(files, shown, strict=True):
+        for reference in _references(path, name, column):
+            try:
+                stamp = stamp_of(os.stat(os.path.join(path.parent, reference)))
+            except (OSError, ValueError):
+                # Decoding reports files that are not there.
+                stamp = b""
+            digest.update(os.fsencode(reference) + b"\0" + stamp)
+    return digest.hexdigest()
+
+
+def _references(path: Path, shown_name: str, column: Column) -> list[str]:
+    """Return the paths of images in a file's rows that hold none themselves."""
+    import pyarrow as pa
+
+    if column.is_text:
+        return [each for each in _read(path, shown_name, column.name).to_pylist() if each]
+    file = _parquet(path, shown_name)
+    kind = file.schema_arrow.field(column.name).type
+    names = {kind.field(i).name for i in range(kind.num_fields)}
+    if not (pa.types.is_struct(kind) and {"bytes", "path"} <= names):
+        return []
+    if _has_all(file, f"{column.name}.bytes"):
+        return []
+    paths = _read(path, shown_name, f"{column.name}.path").to_pylist()
+    return [each["path"] for each in paths if each and each.get("path")]
 
 
 def _has_all(file: pq.ParquetFile, column: str) -> bool:

@@ -98,22 +98,32 @@ def _find(name: str) -> Source:
         return _folder(name, path)
     if path.is_file():
         if path.suffix.lower() != ".parquet":
-            raise InputError(f"data {name}: is no folder and no .parquet file")
+            raise _no_data(name)
         return parquet_source(name, [path], path.parent)
     if "*" in name:
         files = [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
         chosen = [file for file in files if file.suffix.lower() == ".parquet"]
         return parquet_source(name, chosen, _above(path))
     if path.exists():
-        raise InputError(f"data {name}: is no folder and no .parquet file")
+        raise _no_data(name)
     # A hub name is NAME or OWNER/NAME. Whatever looks like a path is never looked up on the hub.
     if (
         name.startswith((".", "/", "~"))
         or path.suffix == ".parquet"
         or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
     ):
-        raise InputError(f"data {name}: there is no such file or folder")
+        raise InputError(
+            f"data {name}: there is no such file or folder. Fix: --data with the path of an image folder"
+            " or of .parquet files"
+        )
     return hub_source(name)
+
+
+def _no_data(name: str) -> InputError:
+    return InputError(
+        f"data {name}: is no folder and no .parquet file. Fix: give the folder that its images are in;"
+        " unpack an archive first"
+    )
 
 
 def _above(pattern: Path) -> Path:

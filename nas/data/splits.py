@@ -17,9 +17,9 @@ TRAIN, TEST, VALIDATION = "train", "test", "validation"
 SPLITS = (TRAIN, TEST, VALIDATION)
 
 _WORDS = {
-    TRAIN: ("train", "training", "trainval"),
-    TEST: ("test", "testing", "eval", "evaluation"),
-    VALIDATION: ("val", "valid", "validation", "dev"),
+    TRAIN: ("train", "training", "trainval", "trn"),
+    TEST: ("test", "testing", "eval", "evaluation", "tst"),
+    VALIDATION: ("val", "valid", "validation", "validate", "dev"),
 }
 _NEUTRAL = (
     "set|sets|data|dataset|image|images|img|imgs|picture|pictures|photo|photos|file|files|folder"

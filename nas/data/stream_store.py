@@ -213,9 +213,11 @@ class StreamImages:
                 assert decoded.pixels is not None
                 return decoded.pixels
             stream.add_broken(int(other), problem)
+        # Images with masks have no class of their own.
+        which = "a split" if stream.channels > 3 else f"class {stream.classes[label]}"
         raise InputError(
-            f"data {stream.name}: no image of class {stream.classes[label]} can be decoded, among"
-            f" them {stream.where(position)} ({reason}). Fix: mend or remove them"
+            f"data {stream.name}: no image of {which} can be decoded, among them"
+            f" {stream.where(position)} ({reason}). Fix: mend or remove them"
         )
 
 
@@ -319,7 +321,7 @@ class _Probed:
         if len(broken) > len(self.positions) / 2:
             raise InputError(
                 f"data {stream.name}: {len(broken)} of {counted(len(self.positions), 'image')} that"
-                f" were tried are broken ({'; '.join(broken[:_NAMED])}); mend or remove them"
+                f" were tried are broken ({'; '.join(broken[:_NAMED])}). Fix: mend or remove them"
             )
 
     def notes(self, name: str, scales: Mapping[Depth, Scale]) -> list[str]:

@@ -187,17 +187,19 @@ def _one_hot(what: str, values: pa.ChunkedArray) -> NDArray[np.int64]:
         )
     result = np.full(len(rows), -1, dtype=np.int64)
     there = np.array([row is not None for row in rows], dtype=bool)
-    if table.shape[1] == 1:
-        result[there] = table[:, 0].astype(np.int64)
-        return result
-    bad = (np.sum(table != 0, axis=1) > 1) | np.any((table != 0) & (table != 1), axis=1)
+    single = table.shape[1] == 1
+    if single:
+        bad = table[:, 0] != np.floor(table[:, 0])
+    else:
+        bad = (np.sum(table != 0, axis=1) > 1) | np.any((table != 0) & (table != 1), axis=1)
     if bool(np.any(bad)):
         shown = [f"{value:g}" for value in table[int(np.argmax(bad))][:8]]
         raise InputError(
             f"{what} has the list [{', '.join(shown)}], which is not one-hot (expected a single 1"
             " among zeros)"
         )
-    result[there] = np.where(np.any(table == 1, axis=1), np.argmax(table, axis=1), -1)
+    ones = np.where(np.any(table == 1, axis=1), np.argmax(table, axis=1), -1)
+    result[there] = table[:, 0] if single else ones
     return result
 
 

@@ -49,7 +49,12 @@ def finetune(
     """
     if isinstance(data, Splits):
         return train_network(run, data, recipe, **options)
-    settings = {} if recipe is None else asdict(recipe)
+    # What a recipe leaves at its default is not asked for: it may have no effect, as --switch without
+    # mixing.
+    usual = asdict(Recipe())
+    settings = {
+        name: value for name, value in asdict(recipe or Recipe()).items() if value != usual[name]
+    }
     made = make(FinetuneOptions, {"run": run, "data": data, **settings, **options})
     return perform(made)[1]
 

@@ -19,6 +19,8 @@ from nas.runs.schema import (
     ARCHITECTURE_FILE,
     FINETUNE_FILE,
     IMAGES_FILE,
+    RUN_FILE,
+    SUPERNET_FILE,
     WEIGHTS_FILE,
     read_trained,
 )
@@ -56,9 +58,9 @@ def describe(
 ) -> None:
     """Start a fine-tuning's folder, or check that an existing one is of the same fine-tuning.
 
-    A folder without a saved state is started again: a batch that did not fit into memory may be
-    tried again with other options. Files of weights are compared by checksum and not by path, so
-    that a run can be resumed in another place.
+    A folder without a saved state or a result is started again: a batch that did not fit into memory
+    may be tried again with other options. Files of weights are compared by checksum and not by path,
+    so that a run can be resumed in another place.
 
     Args:
         folder: of the fine-tuning.
@@ -67,10 +69,15 @@ def describe(
         command: the command line.
 
     Raises:
-        InputError: naming the file and the first key that differs.
+        InputError: naming the file and the first key that differs, or the file of something else that
+            would be replaced.
     """
     wanted = {"format": FORMAT, **asked}
-    if not (folder.description.exists() and folder.state.exists()):
+    if not folder.description.exists():
+        folder.refuse_other((RUN_FILE, SUPERNET_FILE, WEIGHTS_FILE))
+        if folder.architecture.exists() and load_architecture(folder.architecture) != arch:
+            folder.refuse_other((ARCHITECTURE_FILE,))
+    if not (folder.description.exists() and (folder.state.exists() or folder.weights.exists())):
         arch.save(folder.architecture)
         write_yaml(
             folder.description,
@@ -111,7 +118,11 @@ def _difference(found: Any, wanted: Any) -> str:
         there = _unplaced(found)
         here = _unplaced(wanted)
         key = next(k for k in (*here, *there) if there.get(k) != here.get(k))
-        return f"{key} {there.get(key)!r} there, {here.get(key)!r} here"
+        if key == "fingerprint":
+            # These change the pixels, and say more than a hash of them.
+            causes = [k for k in ("store", "background") if k in found and k in wanted]
+            key = next((k for k in causes if found[k] != wanted[k]), key)
+        return f"{key} {found.get(key)!r} there, {wanted.get(key)!r} here"
     return f"{found!r} there, {wanted!r} here"
 
 

@@ -21,6 +21,7 @@ from nas.runs.schema import (
     FINETUNE_FOLDER,
     RUN_FILE,
     RUN_FORMAT,
+    SUPERNET_FILE,
     WEIGHTS_FILE,
     WEIGHTS_FORMAT,
     read_trained,
@@ -253,9 +254,11 @@ def _found_by_search(folder: Path) -> Subject:
         InputError: when the folder has no finished run.
     """
     if not (folder / RUN_FILE).is_file():
+        described = folder / ARCHITECTURE_FILE
+        own = f"give {described}, with --init {folder} for its weights"
         raise InputError(
-            f"{folder}: is not a finished run ({RUN_FILE} is missing). Fix: make one with nas"
-            " search"
+            f"{folder}: is not a finished run ({RUN_FILE} is missing). Fix: "
+            f"{own if described.is_file() else 'make one with nas search'}"
         )
     file = YamlFile(folder / RUN_FILE)
     if file.data.get("format") != RUN_FORMAT:
@@ -309,6 +312,8 @@ def find_initial(name: str | Path) -> Initial:
             " weights, as the authors or timm publish it"
         )
     file = find_file(path)
+    if file.with_name(SUPERNET_FILE).is_file():
+        return _in_folder(file.parent)
     # A file of this project stands beside its architecture.
     described = file.with_name(ARCHITECTURE_FILE)
     if described.is_file() and read_header(file).get("format") == WEIGHTS_FORMAT:
@@ -318,7 +323,7 @@ def find_initial(name: str | Path) -> Initial:
 
 def _in_folder(folder: Path) -> Initial:
     """Return the weights of a run, of a fine-tuning, of an export, or of any other folder."""
-    if (folder / "supernet.yaml").is_file():
+    if (folder / SUPERNET_FILE).is_file():
         raise InputError(
             f"{folder}: a supernet, not one network. Fix: nas search --supernet"
             f" {shlex.quote(str(folder))}, and give its run"

@@ -19,7 +19,14 @@ from nas.blocks.module import resize_bias
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
 from nas.network import build
-from nas.runs.schema import WEIGHTS_FORMAT, SupernetFile, read_trained
+from nas.runs.schema import (
+    FINETUNE_FILE,
+    RUN_FILE,
+    SUPERNET_FILE,
+    WEIGHTS_FORMAT,
+    SupernetFile,
+    read_trained,
+)
 from nas.space import Architecture, Space, load_space
 from nas.supernet.description import trained_on, up_to_date
 from nas.supernet.options import Recipe
@@ -39,7 +46,7 @@ class Folder(TrainingFolder):
 
     @property
     def description(self) -> Path:
-        return self.root / "supernet.yaml"
+        return self.root / SUPERNET_FILE
 
     @property
     def space(self) -> Path:
@@ -81,7 +88,8 @@ def describe(
         command: the command line.
 
     Raises:
-        InputError: naming the file and the first key that differs.
+        InputError: naming the file and the first key that differs, or the file of something else whose
+            folder it is.
     """
     wanted = {
         "format": FORMAT,
@@ -115,6 +123,8 @@ def describe(
                     " options that it was started with",
                 )
         return
+    if not folder.description.exists():
+        folder.refuse_other((RUN_FILE, FINETUNE_FILE))
     if not write:
         return
     folder.root.mkdir(parents=True, exist_ok=True)

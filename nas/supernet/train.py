@@ -130,8 +130,8 @@ def train(
             "source": data.source,
             "images": len(data),
             "store": data.store,
-            "fingerprint": data.fingerprint,
             "background": data.background,
+            "fingerprint": data.fingerprint,
             "classes": list(data.classes),
         }
         if data.name:

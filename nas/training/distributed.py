@@ -6,6 +6,7 @@ process nothing is exchanged.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -123,7 +124,10 @@ def processes(device: str | None = None) -> Processes:
     """
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    # `accelerate launch --cpu`, which its `PartialState` leaves to the caller.
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    on_cpu = device == "cpu" or not torch.cuda.is_available() or (on_cpu and device is None)
+    state = PartialState(cpu=on_cpu)
     place = torch.device(device) if device and state.num_processes == 1 else state.device
     return Processes(state.process_index, state.num_processes, place)
 

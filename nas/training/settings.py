@@ -25,6 +25,19 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Store = Literal["auto", "memory", "stream"]
 """A store by name, as `nas.data.images.AskedStore`, which would import NumPy for `nas --help`."""
 _LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
+_LAUNCHED = {
+    "ACCELERATE_DYNAMO_BACKEND": "--compile",
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "--accumulate",
+    "ACCELERATE_GRADIENT_CLIPPING": "--clip-norm",
+    "ACCELERATE_USE_DEEPSPEED": "",
+    "ACCELERATE_USE_FSDP": "",
+    "ACCELERATE_USE_MEGATRON_LM": "",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "",
+}
+"""What `accelerate launch` puts into the environment and no training here follows, with the option
+that does the same."""
+_UNASKED = ("", "no", "none", "false", "0")
+"""Values by which `accelerate launch` says that nothing was asked for."""
 
 DATA_HELP = (
     "Images: digits, an image folder, parquet files, or a name on the Hugging Face hub; for"
@@ -243,7 +256,8 @@ def settle(recipe: Recipe, options: Options, data: str, task: Task | None = None
     A task may have other defaults, and settings that cannot be changed. A stronger --augment sets
     options of mixing and the repeats, unless they are given. Digits are not mirrored unless --flip
     is given: a mirrored 2 is not a digit. `accelerate launch --mixed_precision` puts its precision
-    into the environment, which is used where --precision was not given.
+    into the environment, which is used where --precision was not given. Other wishes of that launcher
+    are refused.
 
     Args:
         recipe: of the command.
@@ -271,6 +285,8 @@ def settle(recipe: Recipe, options: Options, data: str, task: Task | None = None
         if name not in options.given
     }
     recipe = replace(recipe, **chosen)  # type: ignore[arg-type]
+    _check_mixing(recipe, options)
+    _check_launched(options)
 
     flip = recipe.flip if "flip" in options.given else not (is_digits(data) or is_scenes(data))
     precision = recipe.precision
@@ -288,6 +304,35 @@ def settle(recipe: Recipe, options: Options, data: str, task: Task | None = None
             )
         precision = cast(Precision, launched)
     return replace(recipe, flip=flip, precision=precision)
+
+
+def _check_mixing(recipe: Settings, options: Options) -> None:
+    """Raise InputError for an option of mixing that has no effect with the others."""
+    kinds = [name for name in ("mixup", "cutmix") if getattr(recipe, name)]
+    if recipe.mix and not kinds and "mix" in options.given:
+        raise InputError(
+            f"{options.where('mix')}: has no effect here (requires --mixup or --cutmix). Fix: leave it"
+            " out"
+        )
+    ignored = next((name for name in kinds if name in options.given), None)
+    if not recipe.mix and ignored:
+        raise InputError(
+            f"{options.where(ignored)}: has no effect here (requires --mix, not --mix 0). Fix: leave"
+            " it out"
+        )
+
+
+def _check_launched(options: Options) -> None:
+    """Raise InputError for what `accelerate launch` was asked for and no training here does."""
+    for name, same in _LAUNCHED.items():
+        value = os.environ.get(name, "")
+        # One micro-batch is what a step has anyway.
+        asked = value.lower() not in (*_UNASKED, "1" if same == "--accumulate" else "")
+        if asked and same.lstrip("-").replace("-", "_") not in options.given:
+            raise InputError(
+                f"{name}={value}: has no effect here. Fix: leave it out of accelerate launch and its"
+                f" configuration{f', and give {same}' if same else ''}"
+            )
 
 
 def check_task(recipe: Settings, task: Task, options: Options | None = None) -> None:

@@ -251,11 +251,7 @@ def names_in(net: Network, layout: CheckpointLayout) -> Names | None:
 
 
 def _fitted(value: Tensor, current: Tensor) -> tuple[Tensor, set[tuple[Grid, Grid]]]:
-    """Return the value in our shape, and the grids before and after where it was resized.
-
-    raise Mismatch(
-        f"the checkpoint ({layout}) is of another architecture, or incomplete: it lacks"
-    """
+    """Return the value in our shape, and the grids before and after where it was resized."""
     if current.dim() != 3 or value.dim() not in (2, 3) or len(value) != len(current):
         return value, set()
     after = (current.shape[1], current.shape[2])

@@ -19,11 +19,13 @@ from nas.errors import InputError
 
 MOST_LEVELS = 6
 """Levels of nested dicts that are searched for weights."""
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-"""Prefixes by DistributedDataParallel, `torch.compile` and training frameworks.
+PREFIXES = ("module.", "model.", "net.")
+"""Prefixes by DistributedDataParallel and training frameworks.
 
 They are removed where no network is known whose names could tell the prefix.
 """
+_INSIDE = re.compile(r"\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+"""Parts of names by `torch.compile`, FSDP and activation checkpointing, which also wrap single blocks."""
 MOST_PREFIXES = 8
 """Prefixes of one dict behind which copies are looked for, those with the most names."""
 COUNTERS = frozenset(
@@ -151,11 +153,21 @@ def state_dicts(
     """Yield every dict with tensors in a checkpoint: the keys that lead to it, and its tensors."""
     if not isinstance(checkpoint, Mapping) or len(keys) > MOST_LEVELS:
         return
-    tensors = {str(name): value for name, value in checkpoint.items() if isinstance(value, Tensor)}
+    tensors = {
+        _unwrapped(str(name)): value
+        for name, value in checkpoint.items()
+        if isinstance(value, Tensor)
+    }
     if tensors:
         yield keys, tensors
     for key, value in checkpoint.items():
         yield from state_dicts(value, (*keys, str(key)))
+
+
+def _unwrapped(name: str) -> str:
+    """Return the name of a tensor without wrappers around single blocks."""
+    # A member is looked for among hundreds of names in dozens of layouts, and few have a wrapper.
+    return _INSIDE.sub("", name) if "_mod" in name else name
 
 
 def is_counter(name: str, tensor: Tensor) -> bool:
@@ -182,10 +194,14 @@ def _prefixes(tensors: Mapping[str, Tensor], names: Collection[str]) -> Counter[
 
 def _copy(keys: tuple[str, ...], prefix: str, tensors: Mapping[str, Tensor]) -> Copy:
     where = ".".join((*keys, prefix.rstrip("."))).strip(".")
+    # mmengine's EMA keeps the weights that it has swapped with the averaged ones beside these, with
+    # underscores for dots.
+    is_swapped = any(name.startswith("ema_") for name in tensors)
+    swapped = {f"ema_{name.replace('.', '_')}" for name in tensors} if is_swapped else set()
     inside = {
         name.removeprefix(prefix): tensor
         for name, tensor in tensors.items()
-        if name.startswith(prefix)
+        if name.startswith(prefix) and name not in swapped
     }
     # torch's AveragedModel has a counter beside the part called "module".
     around = [prefix[: end + 1] for end, letter in enumerate(prefix) if letter == "."]

@@ -108,6 +108,11 @@ def test_classes_named_almost_like_splits(names: tuple[str, str]) -> None:
 def test_the_class_is_the_first_folder() -> None:
     result = labels(arranged(*pets("cat/", ("black", "white")), *pets("dog/", ("black", "white"))))
     assert set(result["train"].values()) == {"cat", "dog"}
+    assert not arranged(*pets("cat/", ("black", "white")), *pets("dog/", ("brown",))).notes
+    both = arranged(*pets("a/"), *pets("b/"))
+    assert both.notes == [
+        "a, b have the same sub-folders (cat, dog): the outer folders are the classes"
+    ]
     result = labels(arranged("train/n01/images/1.png", "train/n02/images/1.png"))
     assert result["train"] == {
         "train/n01/images/1.png": "n01",

@@ -64,6 +64,18 @@ LAYOUTS = {
     "folders of masks beside": ("{split}/{n}.png", "{split}annot/{n}.png"),
     "CamVid of Kaggle": ("{split}/{n}.png", "{split}_labels/{n}_L.png"),
     "wrapped": ("set/{split}/Images/a/{n}.png", "set/{split}/Masks/a/{n}.png"),
+    "mmsegmentation": ("img_dir/{split}/{n}.png", "ann_dir/{split}/{n}_labelTrainIds.png"),
+    "one folder per kind and split": ("{split}_images/{n}.png", "{split}_masks/{n}.png"),
+    "words in capitals": ("{split}Images/{n}.png", "{split}Masks/{n}.png"),
+    "split words in capitals": ("data{split_}/images/{n}.png", "data{split_}/masks/{n}.png"),
+    "LoveDA": ("{split}/Rural/images_png/{n}.png", "{split}/Rural/masks_png/{n}.png"),
+    "COCO-Stuff": ("images/{split}2017/{n}.png", "stuffthingmaps/{split}2017/{n}.png"),
+    "Oxford pets": ("images/{split}/{n}.png", "annotations/trimaps/{split}/{n}.png"),
+    "BDD100K": ("seg/images/{split}/{n}.png", "seg/labels/{split}/{n}_train_id.png"),
+    "drones": ("{split}/original_images/{n}.png", "{split}/label_images_semantic/{n}.png"),
+    "polyps": ("{split}/Original/{n}.png", "{split}/Ground Truth/{n}.png"),
+    "archives": ("leftImg8bit_all/leftImg8bit/{split}/{n}.png", "gt_all/gt/{split}/{n}.png"),
+    "file names": ("images/{split}_{n}.png", "masks/{split}_{n}.png"),
 }
 
 
@@ -72,10 +84,13 @@ LAYOUTS = {
 def test_layouts(tmp_path: Path, image: str, mask: str, store: str) -> None:
     for split in ("train", "val"):
         for n in range(4):
-            names = (text.format(split=split, n=f"{split}{n}") for text in (image, mask))
+            names = (
+                text.format(split=split, split_=split.title(), n=f"a{split}{n}")
+                for text in (image, mask)
+            )
             pair(tmp_path, *names, values=(3, 7, 9 if n else IGNORED))
     data = loaded(tmp_path, store)
-    everything = "{split}" not in image
+    everything = "{split" not in image
     assert len(data.train) + len(data.held_out) == (8 if everything else 4)
     assert (data.test is None) is everything
     # Values are numbered in their order, and 255 is none.
@@ -150,6 +165,49 @@ def test_voc(tmp_path: Path) -> None:
         assert data.train.classes == VOC
         assert (len(data.train) + len(data.held_out), data.test and len(data.test)) == (3, 2)
         assert values_in(data.train) == {0, 20, IGNORED}
+
+
+def listed(root: Path, lists: dict[str, str], names: Sequence[str], above: str = "") -> Splits:
+    """Load images of some names, with masks, that text files divide."""
+    for name in names:
+        pair(root, f"{above}images/{name}.png", f"{above}masks/{name}.png")
+    for path, text in lists.items():
+        put(root / path, text.encode())
+    return loaded(root)
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"splits/train.txt": "a\nb c\nd.5\n", "splits/val.txt": "e\n"},
+        {"ImageSets/train.txt": "a\nb c\nd.5\n", "ImageSets/test.txt": "e\n"},
+        {"masks/trainval.txt": "a 1 2\nb c\nd.5\n", "masks/test.txt": "e 3 4\n"},
+        {"train.txt": "images/a.png masks/a.png\nb c.png\nd.5.png\n", "test.txt": "x\\e.png\n"},
+        # The list of both splits is not trained on where the list of each is there, or one.
+        {"train.txt": "a\nb c\nd.5\n", "val.txt": "e\n", "trainval.txt": "a\nb c\nd.5\ne\n"},
+        {"trainval.txt": "a\nb c\nd.5\ne\n", "val.txt": "e\n"},
+        # VOC's of two years.
+        {
+            **{"1/Segmentation/train.txt": "a\nb c\n", "2/Segmentation/train.txt": "d.5\n"},
+            **{"1/Segmentation/val.txt": "e\n", "2/Main/train.txt": "e\n"},
+        },
+    ],
+)
+@pytest.mark.parametrize("above", ["", "voc_trainval/"])
+def test_lists_of_the_images_of_each_split(
+    tmp_path: Path, lists: dict[str, str], above: str
+) -> None:
+    lists = {f"{above}{path}": text for path, text in lists.items()}
+    data = listed(tmp_path, lists, ("a", "b c", "d.5", "e"), above)
+    assert (len(data.train) + len(data.held_out), data.test and len(data.test)) == (3, 1)
+
+
+def test_some_images_named_like_test_images_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = listed(tmp_path, {}, ("a", "b", "test_c"))
+    assert len(data.train) + len(data.held_out) == 3
+    assert "1 image to train on named like a validation or test image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["labelTrainIds", "labelIds"])
@@ -265,6 +323,16 @@ def test_what_has_no_partner_or_no_label_is_named_and_counted(
     assert len(data.train) + len(data.held_out) == 4
 
 
+def test_a_split_whose_only_mask_is_not_understood_names_no_class(tmp_path: Path) -> None:
+    for n in range(4):
+        pair(tmp_path, f"images/{n}.png", f"masks/{n}.png")
+    data = loaded(tmp_path, "stream", held_out=2)
+    for n in range(4):
+        put(tmp_path / f"masks/{n}.png", b"nothing")
+    with pytest.raises(InputError, match=r"no image of a split can be decoded, .*Fix: mend"):
+        np.asarray(data.held_out.images)
+
+
 def test_most_masks_that_are_not_understood_are_an_error(tmp_path: Path) -> None:
     for n in range(4):
         pair(tmp_path, f"images/{n}.png", f"masks/{n}.png", values=(0, 7, 8))
@@ -281,9 +349,89 @@ def test_masks_of_one_object_may_have_255_for_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "values", "classes", "kept"),
+    [
+        # Lines that begin with a number say the value.
+        ("1: cat\n2: dog\n7: owl\n", (1, 2, 7), ("cat", "dog", "owl"), {0, 1, 2}),
+        ("0 void\n2 dog\n1 cat\n", (0, 1, 2), ("dog", "cat"), {0, 1, IGNORED}),
+        # labelme's list begins with the value -1.
+        ("__ignore__\n_background_\ncat\n", (0, 1, 255), ("_background_", "cat"), {0, 1, IGNORED}),
+    ],
+)
+def test_values_in_a_list(
+    tmp_path: Path, text: str, values: tuple[int, ...], classes: tuple[str, ...], kept: set[int]
+) -> None:
+    for n in range(3):
+        pair(tmp_path, f"images/{n}.png", f"masks/{n}.png", values=values)
+    (tmp_path / "labels.txt").write_text(text)
+    data = loaded(tmp_path)
+    assert data.train.classes == classes and values_in(data.train) == kept
+
+
+@pytest.mark.parametrize("second", ["road,10,20,30", "sky,1,2,3"])
+def test_a_list_that_gives_one_colour_or_name_twice(tmp_path: Path, second: str) -> None:
+    pair(tmp_path, "images/1.png", "masks/1.png")
+    (tmp_path / "class_dict.csv").write_text(f"name,r,g,b\nsky,10,20,30\n{second}\n")
+    with pytest.raises(InputError, match=r"class_dict\.csv:3: .* of 'sky' .*Fix: "):
+        loaded(tmp_path)
+
+
+def test_negative_values_are_not_labelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(3):
+        put(tmp_path / f"images/{n}.png", png(size=(SIZE[1], SIZE[0])))
+        mask = mask_of((0, 3, 9)).astype(np.int32)
+        mask[mask == 9] = -1
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / f"masks/{n}.tif")
+    data = loaded(tmp_path)
+    assert data.train.classes == ("0", "3") and values_in(data.train) == {0, 1, IGNORED}
+    assert "value 255 is ignored" in capsys.readouterr().err
+
+
+def test_palettes_that_number_colours_anew_in_each_file(tmp_path: Path) -> None:
+    # A GIF has the greys 0 and 90 as 0 and 1 in one file, 0 and 200 in the other.
+    for n, values in enumerate(((0, 90), (0, 200), (90, 200), (0, 90, 200))):
+        put(tmp_path / f"images/{n}.png", png(size=(SIZE[1], SIZE[0])))
+        put(tmp_path / f"masks/{n}.gif", encoded(mask_of(values), kind="GIF"))
+    data = loaded(tmp_path)
+    assert data.train.classes == ("0", "90", "200")
+    pixels = np.concatenate([np.asarray(data.train.masks), np.asarray(data.held_out.masks)])
+    assert sorted(len(np.unique(each)) for each in pixels) == [2, 2, 2, 3]
+    assert np.bincount(pixels.ravel()).tolist() == [2048, 2048, 2048]
+    image = Image.fromarray(mask_of((0, 1, 2)))
+    for n in range(2):
+        image.putpalette([0, 0, 0, *((255, 0, 0) if n else (0, 255, 0)), 0, 0, 255])
+        image.save(tmp_path / f"masks/{n}.gif")
+    with pytest.raises(InputError, match=r"palettes .* differ .*value 1 .*Fix: .*class_dict\.csv"):
+        loaded(tmp_path)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    with pytest.raises(InputError, match=r"palettes .* differ .*value 1 .*Fix: .*class_dict\.csv"):
+        loaded(tmp_path)
+
+
+def test_masks_that_parquet_files_refer_to_are_looked_at_again(tmp_path: Path) -> None:
+    for n in range(3):
+        put(tmp_path / f"{n}.png", png(size=(SIZE[1], SIZE[0])))
+        put(tmp_path / f"m{n}.png", encoded(mask_of((0, 1))))
+    columns = {
+        name: [{"bytes": None, "path": f"{prefix}{n}.png"} for n in range(3)]
+        for name, prefix in (("image", ""), ("mask", "m"))
+    }
+    table = write_parquet(tmp_path / "train.parquet", **columns)
+    assert load_data(str(table), SIZE, 1, masks=True).train.classes == ("0", "1")
+    for n in range(3):
+        put(tmp_path / f"m{n}.png", encoded(mask_of((1, 0))))
+    masks = np.asarray(load_data(str(table), SIZE, 1, masks=True).train.masks)
+    assert bool((masks[:, :, 0] == 1).all())
+
+
+@pytest.mark.parametrize(
     ("files", "match"),
     [
         ({"cat/1.png": None}, "there are no masks .*Fix: "),
+        ({"images/1.png": None, "masks/1.npy": 0}, r"there are no masks .*masks/1\.npy.*Fix: "),
         ({"images/1.png": None, "masks/2.png": 0}, "no image has a mask of its name"),
         ({"images/val/1.png": None, "masks/val/1.png": 0}, "no split to train on"),
     ],
@@ -302,7 +450,9 @@ def test_images_and_masks_are_no_classes(tmp_path: Path) -> None:
         pair(tmp_path / "other", f"images/{n}.png", f"masks/{n}.png")
     for n in range(3):
         pair(tmp_path / "third", f"a/train/images/{n}.png", f"a/train/masks/{n}.png")
-    roots = (tmp_path / "first", tmp_path / "other", tmp_path / "third")
+    for n in range(3):
+        pair(tmp_path / "fourth", f"img_dir/{n}.png", f"ann_dir/{n}.png")
+    roots = [tmp_path / name for name in ("first", "other", "third", "fourth")]
     for root in roots:
         with pytest.raises(InputError, match=r"no classes. Fix: add --segment"):
             load_data(str(root), (32, 32))

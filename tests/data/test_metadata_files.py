@@ -83,7 +83,8 @@ def test_captions_leave_the_class_folders(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("file_name\n0.png\n", "no column of labels"),
-        ("name,label\n0.png,a\n", "row without file_name"),
+        ("name,label\n0.png,a\n", r"row without file_name \(found: name, label\).*Fix: "),
+        ("file_name,label\nx/0.png,a\nx/1.png,b\n", r"none of its 2 images is there .*Fix: "),
         ("file_name,text\n0.png,x\n1.png,y\n2.png,z\n", "'text' has 3 values"),
         ('file_name,label\n0.png,"a\n', "cannot be read"),
         ("file_name,label\n0.png,a\n0.png,b\n1.png,a\n", "several rows"),
@@ -96,6 +97,36 @@ def test_a_malformed_table_is_refused_by_name(tmp_path: Path, text: str, named: 
     with pytest.raises(InputError, match=named) as caught:
         source(folder)
     assert "metadata.csv" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_table_of_something_else_leaves_the_class_folders(tmp_path: Path) -> None:
+    folder = tree(tmp_path / "x", *(f"{c}/{i}.png" for c in ("cat", "dog") for i in range(3)))
+    (folder / "metadata.csv").write_text("image_id,age\n1,2\n")
+    found = source(folder)
+    assert found.classes == ("cat", "dog")
+    assert any("metadata.csv: has no labels" in text for text in found.notes)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("slash", ["/", "\\"])
+def test_tables_of_spreadsheets_and_of_windows(tmp_path: Path, delimiter: str, slash: str) -> None:
+    folder = images(tmp_path / "x", prefix="a/")
+    lines = [delimiter.join(("file_name", "label"))]
+    lines += [delimiter.join((f"a{slash}{i}.png", "ab"[i % 2])) for i in range(6)]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    found = source(folder)
+    assert found.classes == ("a", "b") and len(found.splits["train"]) == 6
+    # What is read is not counted among what is not.
+    assert not any("not read" in text for text in found.notes)
+
+
+@pytest.mark.parametrize("label", [["a", "b"], {"name": "a"}])
+def test_several_labels_of_an_image_are_no_class(tmp_path: Path, label: object) -> None:
+    folder = images(tmp_path / "x")
+    rows = [{"file_name": f"{i}.png", "label": label if i else "a"} for i in range(6)]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match=r"metadata\.jsonl: column 'label' .* is no label"):
+        source(folder)
 
 
 @pytest.mark.parametrize("text", ["{", "[1, 2]", '{"file_name": 3}', "[" * 5000])

@@ -19,6 +19,7 @@ from nas.errors import InputError
         *(("test", "test"), ("Testing", "test"), ("test1", "test"), ("eval", "test")),
         *(("test-multiple_fruits", "test"), ("evaluation", "test"), ("x.TEST.v2", "test")),
         *(("val", "validation"), ("valid", "validation"), ("Validation", "validation")),
+        *(("trn", "train"), ("tst", "test"), ("validate", "validation")),
         *(("dev", "validation"), ("ILSVRC2012_val", "validation"), ("valSet", "validation")),
         *(("testudo", None), ("valve", None), ("contest", None), ("valley", None)),
         *(("trainer", None), ("restrain", None), ("device", None), ("medieval", None)),

@@ -82,6 +82,7 @@ def test_unlabelled_rows_are_left_out_and_told(tmp_path: Path, values: Any, coun
         ([[1], *([1 - x, x] for x in ALTERNATING[1:])], "different lengths"),
         ([["a", "b"]] * 12, "list"),
         ([{"x": 1}] * 12, "struct"),
+        ([[x + 0.5] for x in ALTERNATING], r"\[0\.5\]"),
         (pa.array([1] * 12, pa.timestamp("s")), "timestamp"),
         (pa.nulls(12), "no class at all"),
         ([-1] * 12, r"no class at all .*12 images unlabelled"),
@@ -159,6 +160,18 @@ def test_two_columns_of_images_without_a_usual_name_are_refused(tmp_path: Path) 
         source(tmp_path / "x.parquet")
 
 
+@pytest.mark.parametrize(
+    ("image", "kind"), [(["iVBORw0KGgo"] * 12, "string"), ([[[1, 2], [3, 4]]] * 12, "list")]
+)
+def test_a_column_of_images_of_another_type_is_refused_by_its_type(
+    tmp_path: Path, image: Any, kind: str
+) -> None:
+    for masks, more in ((False, {"label": ALTERNATING}), (True, {"mask": rows(12)})):
+        path = write_parquet(tmp_path / "x.parquet", image=image, **more)
+        with pytest.raises(InputError, match=rf"column 'image' has the type {kind}.*Fix: encode"):
+            find_source(str(path), masks)
+
+
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     folder = tree(tmp_path / "set", *(f"img/{i}.png" for i in range(12)))
     paths = [f"img/{i}.png" for i in range(12)]
@@ -183,6 +196,37 @@ def test_a_column_of_splits_divides_the_rows(tmp_path: Path) -> None:
     assert any("'validation' is not used" in text for text in found.notes)
     with pytest.raises(InputError, match="value 'fold 1'"):
         read(tmp_path, label=ALTERNATING, split=["train"] * 11 + ["fold 1"])
+
+
+def test_a_column_of_splits_may_have_any_type(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.disable_progress_bars()
+    names = datasets.ClassLabel(names=["train", "test"])
+    features = datasets.Features(
+        {"image": datasets.Image(decode=False), "label": datasets.Value("int64"), "split": names}
+    )
+    columns = {
+        "image": [{"bytes": png(), "path": None}] * 4,
+        "label": [0, 1, 0, 1],
+        "split": [0, 0, 1, 1],
+    }
+    path = tmp_path / "hub.parquet"
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(path)
+    assert {name: len(split) for name, split in source(path).splits.items()} == {
+        "train": 2,
+        "test": 2,
+    }
+    coded = pa.array(["train"] * 8 + ["test"] * 4).dictionary_encode()
+    assert len(read(tmp_path, label=ALTERNATING, split=coded).splits["train"]) == 8
+    with pytest.raises(InputError, match=r"column 'split' has the value '0' .*Fix: rename"):
+        read(tmp_path, label=ALTERNATING, split=[0] * 8 + [1] * 4)
+    for name in ("is_test", "isTrain", "is_valid", "test"):
+        flags = {name: [False] * 8 + [True] * 4}
+        with pytest.raises(InputError, match=rf"column '{name}' may say which split .*Fix: "):
+            read(tmp_path, label=ALTERNATING, **flags)
+        assert read(tmp_path, label=ALTERNATING, split=["train"] * 12, **flags)
+    assert read(tmp_path, label=ALTERNATING, val=[0.5] * 12, is_cat=[True] * 12)
 
 
 def test_parquet_files_below_images_do_not_hide_them(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from nas.blocks import FPNHead
-from nas.finetune.command import perform
-from nas.finetune.options import FinetuneOptions
-from nas.option_values import make
+from nas.finetune.command import finetune, perform
+from nas.finetune.options import FinetuneOptions, Recipe
+from nas.option_values import applies, make
 from nas.space import Architecture, load_space
 
 
@@ -47,3 +47,21 @@ def test_the_network_is_the_one_that_is_trained(
     with pytest.raises(Stopped):
         perform(options, on_start=stop)
     assert [network.head for network in told] == [head or arch.head]
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(), Recipe(epochs=3, mix=0.0), Recipe(batch=8, mixup=0.0, cutmix=0.0)]
+)
+def test_a_recipe_is_taken_with_data_by_name(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FinetuneOptions] = []
+
+    def keep(options: FinetuneOptions) -> tuple[None, None, bool]:
+        made.append(options)
+        applies(options, distill="none")
+        return None, None, True
+
+    monkeypatch.setattr("nas.finetune.command.perform", keep)
+    finetune("small_s", "digits", recipe, from_scratch=True)
+    assert made[0].recipe == recipe and made[0].from_scratch

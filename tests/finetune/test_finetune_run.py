@@ -224,6 +224,33 @@ def test_a_run_goes_on_in_another_place_but_not_with_other_weights(
         nas.finetune(moved, digits, QUICK)
 
 
+@pytest.mark.parametrize(
+    "name", ["run.yaml", "weights.safetensors", "supernet.yaml", "architecture.yaml"]
+)
+def test_files_of_something_else_are_not_replaced(
+    small: Architecture, digits: Splits, make_run: MakeRun, tmp_path: Path, name: str
+) -> None:
+    run = make_run(small)
+    small.at(classes=7).save(tmp_path / "architecture.yaml")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / name).write_bytes((tmp_path / "architecture.yaml").read_bytes())
+    with pytest.raises(InputError, match=rf"other: holds {name} of something else.*Fix: .*--out"):
+        nas.finetune(run, digits, QUICK, from_scratch=True, out=other)
+    assert (other / name).read_bytes() == (tmp_path / "architecture.yaml").read_bytes()
+    assert {each.name for each in other.iterdir()} <= {name, ".lock"}
+
+
+def test_a_result_without_its_state_is_not_replaced_by_another(
+    small: Architecture, digits: Splits, make_run: MakeRun
+) -> None:
+    run = make_run(small)
+    folder = nas.finetune(run, digits, QUICK, from_scratch=True).folder
+    (folder / "state.safetensors").unlink()
+    with pytest.raises(InputError, match="this folder holds another fine-tuning"):
+        nas.finetune(run, digits, replace(QUICK, learning_rate=0.1), from_scratch=True)
+
+
 def test_a_new_head_is_for_the_classes_of_the_data(
     small: Architecture, seeded: Seeded, digits: Splits, make_run: MakeRun
 ) -> None:
@@ -308,6 +335,9 @@ def test_images_of_another_size_and_another_fine_tuning_are_told(
         nas.finetune(make_run(small.at(64)), digits, QUICK, from_scratch=True)
     run = make_run(small)
     nas.finetune(run, digits, QUICK, from_scratch=True)
+    stream = replace(digits.train, store="stream", fingerprint="other")
+    with pytest.raises(InputError, match=r"data: .*\(store 'memory' there, 'stream' here\)"):
+        nas.finetune(run, replace(digits, train=stream), QUICK, from_scratch=True)
     with pytest.raises(
         InputError,
         match=r"finetune\.yaml:\d+: recipe: .*learning_rate 0\.0005 there, 0\.1 here.*--out",

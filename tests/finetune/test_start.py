@@ -55,6 +55,11 @@ def test_what_is_no_subject_is_told(
         find_subject("swiftformer_ss")
     with pytest.raises(InputError, match=r"is not a finished run \(run.yaml is missing\)"):
         find_subject(tmp_path)
+    small.save(tmp_path / "architecture.yaml")
+    with pytest.raises(
+        InputError, match=rf"Fix: give .*/architecture\.yaml, with --init {tmp_path}"
+    ):
+        find_subject(tmp_path)
     folder = make_run(small, format="nas-supernet-1")
     with pytest.raises(
         InputError, match=r"run\.yaml:1: format: is 'nas-supernet-1' \(expected 'nas-run-1'\)"

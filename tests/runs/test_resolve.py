@@ -169,9 +169,11 @@ def test_what_init_may_not_name(tiny: Tiny, make_run: Run, tmp_path: Path) -> No
     supernet = tmp_path / "supernet"
     supernet.mkdir()
     (supernet / "supernet.yaml").write_text("format: nas-supernet-1")
+    (supernet / "supernet.safetensors").write_bytes(b"x")
     wrong = {
         bare / "architecture.yaml": "architecture without weights .*architecture.safetensors or",
         supernet: f"a supernet, not one network. Fix: nas search --supernet {supernet}",
+        supernet / "supernet.safetensors": f"a supernet, not one .* --supernet {supernet}",
         Path("swiftformer_xs"): "a published member, whose weights are not shipped",
         tmp_path / "gone": "there is no such checkpoint file",
         bare: "there is no checkpoint in this folder",

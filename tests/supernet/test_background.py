@@ -75,6 +75,18 @@ def test_a_training_of_an_older_version_goes_on(
         describe(folder, space, Recipe(), black)
 
 
+@pytest.mark.parametrize("name", ["run.yaml", "finetune.yaml"])
+def test_files_of_something_else_are_not_replaced(
+    tmp_path: Path, small_space: Callable[[str], Space], name: str
+) -> None:
+    root = tmp_path / "other"
+    root.mkdir()
+    (root / name).touch()
+    with pytest.raises(InputError, match=rf"holds {name} of something else.*Fix: another --out"):
+        describe(Folder(root), small_space("network_suffix"), Recipe(), {"source": "made up"})
+    assert [each.name for each in root.iterdir()] == [name]
+
+
 def test_a_colour_is_checked() -> None:
     assert make(TrainOptions, {"space": "emo", "background": "#FFF000"}).split.background == (
         "#fff000"

@@ -13,6 +13,7 @@ from nas.errors import InputError
 from nas.finetune.options import FinetuneOptions
 from nas.option_values import make
 from nas.supernet.options import TrainOptions
+from nas.training.distributed import processes
 from nas.training.loop import Plan
 from nas.training.mixing import draw_mixture
 from nas.training.settings import settle
@@ -96,6 +97,85 @@ def test_the_precision_of_the_launcher_counts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
     with pytest.raises(InputError, match="ACCELERATE_MIXED_PRECISION=fp8: is unknown"):
         precision({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "same", "unasked"),
+    [
+        ("DYNAMO_BACKEND", "INDUCTOR", {"compile": True}, "NO"),
+        ("GRADIENT_ACCUMULATION_STEPS", "4", {"accumulate": 4}, "1"),
+        ("GRADIENT_CLIPPING", "1.0", {"clip_norm": 1.0}, "none"),
+        ("USE_FSDP", "true", {}, "false"),
+        ("USE_DEEPSPEED", "true", {}, "false"),
+    ],
+)
+def test_what_the_launcher_asks_for_in_vain_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    same: dict[str, object],
+    unasked: str,
+) -> None:
+    variable = f"ACCELERATE_{name}"
+
+    def settled(asked: dict[str, object]) -> None:
+        options = make(TrainOptions, {**TRAIN, **asked})
+        settle(options.recipe, options, "digits")
+
+    monkeypatch.setenv(variable, unasked)
+    settled({})
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=rf"{variable}={value}: has no effect here\. Fix: "):
+        settled({})
+    if same:
+        settled(same)
+
+
+@pytest.mark.parametrize("value", ["True", "False"])
+def test_the_launcher_may_ask_for_the_cpu(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    asked = []
+
+    class State:
+        process_index = 0
+        num_processes = 1
+        device = torch.device("cpu")
+
+        def __init__(self, cpu: bool) -> None:
+            asked.append(cpu)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("accelerate.PartialState", State)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", value)
+    processes()
+    processes("cuda")
+    assert asked == [value == "True", False]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (
+            TrainOptions,
+            {"mix": 0.3},
+            r"--mix 0\.3: has no effect here \(requires --mixup or --cutmix",
+        ),
+        (FinetuneOptions, {"mix": 1, "mixup": 0, "cutmix": 0}, "--mix 1: has no effect here"),
+        (FinetuneOptions, {"mixup": 0.4, "mix": 0}, r"--mixup 0\.4: has no effect here"),
+        (TrainOptions, {"cutmix": 1, "mix": 0}, "--cutmix 1: has no effect here"),
+        (TrainOptions, {"mixup": 0.4, "mix": 0.3}, ""),
+        (FinetuneOptions, {"mix": 0}, ""),
+        (TrainOptions, {"mix": 0.3, "augment": "standard"}, ""),
+    ],
+)
+def test_options_of_mixing_that_exclude_one_another(
+    kind: type, given: dict[str, object], message: str
+) -> None:
+    options = make(kind, {**(TRAIN if kind is TrainOptions else TUNE), **given})
+    if not message:
+        settle(options.recipe, options, "digits")
+        return
+    with pytest.raises(InputError, match=message):
+        settle(options.recipe, options, "digits")
 
 
 def test_images_are_mirrored_by_default_unless_they_are_digits() -> None:

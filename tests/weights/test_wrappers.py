@@ -69,6 +69,23 @@ def test_two_live_copies_are_said() -> None:
     assert "'student' is taken, the first copy; 'teacher' is not" in choice.note
 
 
+@pytest.mark.parametrize(
+    "part", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"]
+)
+def test_wrappers_around_single_blocks(part: str) -> None:
+    inside = {name.replace("0.", f"0.{part}."): value for name, value in TENSORS.items()}
+    for prefix in ("", "module.", f"{part}.module."):
+        checkpoint = {f"{prefix}{name}": value for name, value in inside.items()}
+        assert choose(checkpoint, NAMES).copy.tensors == TENSORS
+        assert unwrap(checkpoint) == TENSORS
+
+
+def test_weights_that_an_average_was_swapped_with() -> None:
+    swapped = {f"ema_{name.replace('.', '_')}": value + 1 for name, value in TENSORS.items()}
+    choice = choose({"state_dict": TENSORS | swapped}, NAMES)
+    assert choice.copy.tensors == TENSORS and choice.note == ""
+
+
 def test_without_a_network_known_prefixes_go() -> None:
     assert unwrap({"module." + key: tensor for key, tensor in TENSORS.items()}) == TENSORS
     compiled = {f"module._orig_mod.{key}": tensor for key, tensor in TENSORS.items()}
