@@ -130,6 +130,7 @@ class ProfileOptions(Options):
         None,
         help="Hexadecimal mask of an Android phone's cores, as f0 for cores 4 to 7; '' for all.",
         metavar="MASK",
+        read=str,
         shown="the device's",
     )
     benchmark_model: Path | None = option(
