@@ -15,6 +15,7 @@ from nas.files import write_yaml
 from nas.finetune.options import Recipe
 from nas.finetune.start import Start
 from nas.finetune.teacher import Teacher
+from nas.runs.homes import check_free
 from nas.runs.schema import (
     ARCHITECTURE_FILE,
     FINETUNE_FILE,
@@ -71,6 +72,7 @@ def describe(
     """
     wanted = {"format": FORMAT, **asked}
     if not (folder.description.exists() and folder.state.exists()):
+        check_free(folder.root, FINETUNE_FILE)
         arch.save(folder.architecture)
         write_yaml(
             folder.description,

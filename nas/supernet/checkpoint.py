@@ -19,6 +19,7 @@ from nas.blocks.module import resize_bias
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
 from nas.network import build
+from nas.runs.homes import SUPERNET_FILE, check_free
 from nas.runs.schema import WEIGHTS_FORMAT, SupernetFile, read_trained
 from nas.space import Architecture, Space, load_space
 from nas.supernet.description import trained_on, up_to_date
@@ -39,7 +40,7 @@ class Folder(TrainingFolder):
 
     @property
     def description(self) -> Path:
-        return self.root / "supernet.yaml"
+        return self.root / SUPERNET_FILE
 
     @property
     def space(self) -> Path:
@@ -117,6 +118,7 @@ def describe(
         return
     if not write:
         return
+    check_free(folder.root, SUPERNET_FILE)
     folder.root.mkdir(parents=True, exist_ok=True)
     # The folder keeps its own copy, so that it outlives a change of the space's file.
     with replacing(folder.space) as temporary:
