@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from nas.blocks import Operation
-from nas.errors import InputError, check_type
+from nas.errors import InputError, check_count, check_type
 from nas.network import Network, build, caller, pyramid
 from nas.runs.resolve import find_source
 from nas.space import Architecture
@@ -141,13 +141,18 @@ def backbone(
         arch = source.architecture
         weights = source.weights if weights is None else weights
     check_type("arch", arch, Architecture, "nas.load_architecture")
-    stages = tuple(out) if isinstance(out, Sequence) and not isinstance(out, str) else (out,)
-    if (
-        not stages
-        or len(set(stages)) < len(stages)
-        or not all(stage in range(1, STAGES + 1) for stage in stages)
-    ):
+    several = out if isinstance(out, Iterable) and not isinstance(out, str) else (out,)
+    try:
+        stages = tuple(check_count("out", stage, least=1, most=STAGES) for stage in several)
+    except InputError:
+        stages = ()
+    if not stages or len(set(stages)) < len(stages):
         raise InputError(f"out: expected different stages from 1 to {STAGES} (got {out!r})")
+    if weights is not None and not isinstance(weights, (str, Path, Mapping)):
+        raise InputError(
+            "weights: expected a file or a state dict (got"
+            f" {type(weights).__name__} {str(weights)[:40]!r})"
+        )
     return Backbone(build(arch) if weights is None else _loaded(arch, weights), stages)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,10 +76,17 @@ def test_feature_info_has_the_methods_of_timm() -> None:
     assert info.get_dicts(["reduction"]) == [{"reduction": 4}, {"reduction": 16}]
 
 
-@pytest.mark.parametrize("out", [(), (0, 1), (5,), (2, 2), "234", (2.5,), None], ids=repr)
+@pytest.mark.parametrize(
+    "out", [(), (0, 1), (5,), (2, 2), "234", (2.5,), None, (1.0,), (True,), ([1],)], ids=repr
+)
 def test_stages_that_do_not_exist_are_refused(out: object) -> None:
     with pytest.raises(InputError, match=r"out: expected different stages from 1 to 4 \(got"):
         nas.backbone(SPACES["emo"].published["emo_1m"], out=out)  # type: ignore[arg-type]
+
+
+def test_stages_may_be_an_array() -> None:
+    backbone = nas.backbone(SPACES["emo"].published["emo_1m"], out=np.array([1, 3]))  # type: ignore[arg-type]
+    assert backbone.out == (1, 3)
 
 
 def test_other_inputs_are_refused_in_a_line(tmp_path: Path) -> None:
