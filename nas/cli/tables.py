@@ -79,6 +79,9 @@ def run(folder: Path, options: ProfileOptions) -> None:
 def merge(folder: Path, out: Path | None) -> None:
     """Make the table of a measured bundle, and check it."""
     from nas.latency.bundle import merge_bundle
+    from nas.latency.network_times import at_resolution_id
+    from nas.space import load_space
+    from nas.space.sizes import between
 
     with bars() as tell:
         table, report, networks = merge_bundle(folder, out, tell)
@@ -110,11 +113,10 @@ def merge(folder: Path, out: Path | None) -> None:
             f" {found.bias:+.2f} %"
         )
     emit(document, "\n".join(lines))
-    next_step(
-        shlex.join(
-            ["nas", "search", "--space", entry.space, "--device", str(out or table.device.name)]
-        )
-    )
+    search = ["nas", "search", "--space", entry.space, "--device", str(out or table.device.name)]
+    whole = load_space(entry.space)
+    sizes = between(whole, at_resolution_id(whole, entry.resolution))
+    next_step(shlex.join([*search, *sizes.options()]))
 
 
 def import_file(path: Path, device: str, out: Path | None) -> None:
