@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import warnings
@@ -22,6 +23,9 @@ def main() -> None:
     from nas.extras import missing_extra
 
     warnings.showwarning = _warn
+    # In a locale without "±" and such, print an escape as stderr does, instead of failing.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         # Many modules resolve paths against the working directory. In a removed one each would fail
         # with its own traceback.

@@ -136,6 +136,7 @@ def read_columns(
     texts: Sequence[str] = (),
     optional: Sequence[str] = (),
     optional_texts: Sequence[str] = (),
+    grows: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the rows of a file that nas wrote, with numbers parsed.
 
@@ -144,12 +145,19 @@ def read_columns(
         texts: columns that are returned as text.
         optional: columns of numbers that may be missing or empty; the value is None then.
         optional_texts: columns of text that may be missing; the value is empty then.
+        grows: whether rows are appended to the file. What a full disk or a running command has left
+            of the last line, and a file without its header yet, are no damage then.
 
     Raises:
         InputError: naming file, line, column and reason.
     """
+    text = read_text(path)
+    if grows:
+        text = text[: text.rfind("\n") + 1]
+        if not text:
+            return []
     rows = []
-    for line, record in read_strict(path, (*texts, *numbers)):
+    for line, record in strict_records(path, text, (*texts, *numbers)):
         where = f"{path}:{line}"
         row: dict[str, Any] = {name: record[name] for name in texts}
         row |= {name: record.get(name, "") for name in optional_texts}

@@ -6,14 +6,24 @@ Each message is one line that names the file, the key and the remedy.
 from __future__ import annotations
 
 import difflib
+import operator
 import os
 from collections.abc import Iterable
+from pathlib import Path
+from typing import SupportsFloat, SupportsIndex
 
 MOST_LETTERS = 1_200
 """Maximum length of a message. The longest one with only short names in it has 1,000."""
 
 SHOWN_NAMES = 16
 """Maximum number of known names in a message on an unknown one: all spaces or devices, not all members."""
+
+
+_LONGEST_PART = 255
+"""Maximum length of a file's name in bytes, on all usual file systems."""
+
+
+_LARGEST_COUNT = 2**63 - 1
 
 
 class NasError(Exception):
@@ -63,10 +73,46 @@ def check_type(what: str, value: object, kind: type, load: str = "") -> None:
     """
     if isinstance(value, kind):
         return
+    named = load and isinstance(value, (str, os.PathLike))
+    fix = f". Fix: {load}({value!r})" if named else ""
+    raise InputError(f"{what}: expected {_article(kind.__name__)} (got {_shown(value)}){fix}")
+
+
+def check_number(what: str, value: object) -> float:
+    """Return a number of a Python call, of any numeric type; its range is checked elsewhere.
+
+    Raises:
+        InputError: for anything else, also for a text or a flag.
+    """
+    try:
+        if isinstance(value, SupportsFloat) and not isinstance(value, bool):
+            return float(value)
+    # Arrays of several values have the method, too.
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InputError(f"{what} {_shown(value)}: expected a number")
+
+
+def check_count(what: str, value: object, least: int = 0, most: int = _LARGEST_COUNT) -> int:
+    """Return a whole number of a Python call within a range, of any integer type.
+
+    Raises:
+        InputError: for anything else, also for a fraction, a text or a flag.
+    """
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        try:
+            number = operator.index(value)
+        except TypeError:  # arrays have the method, too
+            number = least - 1
+        if least <= number <= most:
+            return number
+    limits = f"{least} or more" if most == _LARGEST_COUNT else f"{least} to {most}"
+    raise InputError(f"{what} {_shown(value)}: expected {limits} (a whole number)")
+
+
+def _shown(value: object) -> str:
     shown = repr(value)
-    shown = shown if len(shown) <= 80 else type(value).__name__
-    fix = f". Fix: {load}({value!r})" if load and isinstance(value, (str, os.PathLike)) else ""
-    raise InputError(f"{what}: expected {_article(kind.__name__)} (got {shown}){fix}")
+    return shown if len(shown) <= 80 and "\n" not in shown else type(value).__name__
 
 
 def _article(noun: str) -> str:
@@ -80,6 +126,12 @@ def check_name(what: str, value: object, names: str) -> None:
     if not isinstance(value, (str, os.PathLike)):
         raise InputError(
             f"{what}: expected {names} (got {type(value).__name__} {str(value)[:40]!r})"
+        )
+    # Looking for a longer one raises an error of the system instead of finding nothing.
+    if any(len(part.encode(errors="surrogatepass")) > _LONGEST_PART for part in Path(value).parts):
+        raise InputError(
+            f"{what}: expected {names} (got {str(value)[:40]!r}…, whose name is longer than"
+            f" {_LONGEST_PART} bytes)"
         )
 
 

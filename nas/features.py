@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from nas.blocks import Operation
-from nas.errors import InputError, check_type
+from nas.errors import InputError, check_count, check_type
 from nas.network import Network, build, caller, pyramid
 from nas.runs.resolve import find_source
 from nas.space import Architecture
@@ -147,23 +146,24 @@ def backbone(
         arch = source.architecture
         weights = source.weights if weights is None else weights
     check_type("arch", arch, Architecture, "nas.load_architecture")
+    if weights is not None and not isinstance(weights, (str, Path, Mapping)):
+        raise InputError(
+            "weights: expected a file or a state dict (got"
+            f" {type(weights).__name__} {str(weights)[:40]!r})"
+        )
     return Backbone(build(arch) if weights is None else _loaded(arch, weights), _stages(out))
 
 
 def _stages(out: Any) -> tuple[int, ...]:
     """Return the stages that `out` names, in its order. Raises InputError for any other value."""
-    several = list(out) if isinstance(out, Iterable) and not isinstance(out, str) else [out]
-    # NumPy's whole numbers count; True and 2.0 do not.
-    stages = [
-        int(each) for each in several if not isinstance(each, bool) and isinstance(each, Integral)
-    ]
-    if (
-        not several
-        or len(set(stages)) < len(several)
-        or not set(stages) <= set(range(1, STAGES + 1))
-    ):
+    several = out if isinstance(out, Iterable) and not isinstance(out, str) else (out,)
+    try:
+        stages = tuple(check_count("out", stage, least=1, most=STAGES) for stage in several)
+    except InputError:
+        stages = ()
+    if not stages or len(set(stages)) < len(stages):
         raise InputError(f"out: expected different stages from 1 to {STAGES} (got {out!r})")
-    return tuple(stages)
+    return stages
 
 
 def _loaded(arch: Architecture, weights: str | Path | Mapping[str, Any]) -> Network:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import subprocess
 import textwrap
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nas import resources
 from nas.display import printable, shortened
+from nas.errors import InputError, NasError
 from nas.files import replacing, write_text
 from nas.processes import start_python
 
@@ -182,22 +184,19 @@ def script() -> str:
     is cached under $XDG_CACHE_HOME/nas/figures (~/.cache by default).
     """
     name = f"vega-{version('vl-convert-python')}.js"
-    cached = (
-        Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "figures" / name
-    )
-    if cached.is_file():
-        return cached.read_text(encoding="utf-8")
+    with suppress(OSError, InputError):
+        cached = resources.cache_folder("figures") / name
+        if cached.is_file():
+            return cached.read_text(encoding="utf-8")
     import vl_convert
 
     # The script is inside a <script> element of the page, which the first "</script" would end.
     text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(
         "</script", r"<\/script"
     )
-    try:
-        write_text(cached, text)
-    except OSError:
-        # Without a writable home folder each report only takes some seconds longer.
-        return text
+    # Without a writable home folder each report only takes some seconds longer.
+    with suppress(NasError):
+        write_text(resources.cache_folder("figures") / name, text)
     return text
 
 

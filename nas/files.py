@@ -18,7 +18,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError, SafeConstructor
 
-from nas.errors import InputError, NasError
+from nas.errors import InputError, NasError, check_name
 from nas.temporary import part_beside
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -34,6 +34,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises:
         NasError: naming the file that could not be written.
     """
+    check_name("path", path, "the path of a file")
     path = Path(path)
     with beside(path) as temporary:
         yield temporary
@@ -112,8 +113,12 @@ def path_of(keys: Sequence[str | int]) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
 
 
-def read_text(path: str | Path) -> str:
-    """Return the text of a UTF-8 file, without a byte-order mark.
+MOST_TEXT_BYTES = 1 << 28
+"""Maximum size of a text file. The largest real ones, tables of other frameworks, have 50 MB."""
+
+
+def read_text(path: str | Path, most: int = MOST_TEXT_BYTES) -> str:
+    """Return the text of a UTF-8 file of at most `most` bytes, without a byte-order mark.
 
     Raises:
         InputError: when it cannot be read or is not UTF-8.
@@ -121,13 +126,9 @@ def read_text(path: str | Path) -> str:
     try:
         # Spreadsheets and Windows editors put a byte-order mark first, which would become part of
         # the first key or column. utf-8-sig drops it.
-        return read_bytes(path).decode("utf-8-sig")
+        return read_bytes(path, most).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: cannot be read: it is not UTF-8 text") from None
-
-
-MOST_TEXT_BYTES = 1 << 28
-"""Maximum size of a text file. The largest real ones, tables of other frameworks, have 50 MB."""
 
 
 def read_bytes(path: str | Path, most: int = MOST_TEXT_BYTES) -> bytes:
@@ -280,6 +281,18 @@ class YamlFile:
 
         Where the path does not exist, it is the line of its deepest part that does.
         """
+        return self._at(keys)[1]
+
+    def written(self, keys: Sequence[str | int]) -> str:
+        """Return the text of the scalar at this path of keys, as it is in the file.
+
+        YAML reads 010 as 8, off as false and 2026-01-31 as a date.
+        """
+        node, _ = self._at(keys)
+        return str(node.value)
+
+    def _at(self, keys: Sequence[str | int]) -> tuple[Any, int]:
+        """Return the node and the line of the value at this path, or of the deepest part of it."""
         node = self._root
         line = 1
         for key in keys:
@@ -300,7 +313,7 @@ class YamlFile:
                 line = node.start_mark.line + 1
             else:
                 break
-        return line
+        return node, line
 
     def error(self, keys: Sequence[str | int], reason: str) -> InputError:
         """Return an error that names the file, the line, the key and the reason."""

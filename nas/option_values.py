@@ -81,6 +81,9 @@ def _text(option: Option, value: Any) -> Any:
     text = str(value)
     if not text.strip():
         raise ValueError(f"is empty (expected {_expected(option)})")
+    # Neither can be part of a file's name, nor of a recorded command.
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("has a NUL or bytes that are not UTF-8 (expected text)")
     if option.choices and text not in option.choices:
         close = difflib.get_close_matches(text.lower(), option.choices, n=1, cutoff=0.5)
         fix = f". Fix: {option.long} {close[0]}" if close else ""

@@ -163,6 +163,11 @@ class Option:
         return self.default is MISSING
 
     @property
+    def takes_text(self) -> bool:
+        """Return whether its value is a text or a path as it is, such as a name."""
+        return self.kind in (str, Path) and self.about.read is None
+
+    @property
     def default_text(self) -> str:
         """Return the default in words; empty where there is none."""
         if self.about.shown:

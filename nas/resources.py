@@ -6,6 +6,7 @@ repository, and in `nas/_shipped/` in the wheel.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,29 @@ TABLES = "latency_tables"
 EXPERIMENTS = "experiments"
 
 _PACKAGE = Path(__file__).resolve().parent
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder of kept files of a kind: nas/NAME in $XDG_CACHE_HOME (default: ~/.cache).
+
+    Raises:
+        InputError: the user has no home folder, as in some containers.
+    """
+    try:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        raise InputError(
+            "HOME: is not set, and this user has no home folder. Fix: export XDG_CACHE_HOME=/tmp/cache"
+        ) from None
+    return home / "nas" / name
+
+
+def expanded(name: str | Path) -> Path:
+    """Return a path with ~ as the home folder; unchanged where no such user has one."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def roots(folder: str) -> list[Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
 import nas
@@ -263,6 +264,22 @@ def test_architectures_by_member_file_and_run_folder(
         assert nas.load_architecture("plain") == arch
 
 
+def parts_of(objects: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Return the first arguments of `nas.search`."""
+    return objects["space"], objects["table"], objects["scores"]
+
+
+def test_numbers_of_numpy_are_numbers(objects: dict[str, Any]) -> None:
+    space = objects["space"]
+    assert space.sample(np.int64(3)) == space.sample(3)
+    assert space.at(np.int64(256)) == space.at((np.int32(256), 256)) == space.at(256)
+    assert space.at(classes=np.uint8(7)).largest().to_dict()["head"]["classes"] == 7
+    exact = {"latency_ms": np.float32(1.25), "limits": {"macs": np.int64(10**12)}}
+    found = nas.search(*parts_of(objects), **exact)
+    assert found.architecture == nas.search(*parts_of(objects), latency_ms=1.25).architecture
+    assert type(space.at(np.int64(256), classes=np.int64(7)).resolution[0]) is int
+
+
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
@@ -312,6 +329,55 @@ def test_architectures_by_member_file_and_run_folder(
         (
             lambda o: nas.search(o["space"], o["table"], o["scores"], evaluate_best="8"),
             "evaluate_best",
+        ),
+        *(
+            (lambda o, option=option: nas.search(*parts_of(o), **option), next(iter(option)))
+            for option in (
+                {"evaluate_best": None},
+                {"evaluate_best": 2.5},
+                {"engine": Path("exact")},
+                {"engine": np.array([1, 2])},
+                {"on_step": 5},
+                {"limits": "macs"},
+                {"limits": {1: 2}},
+                {"study": {"trials": 3}},
+                {"evaluations": "supernet"},
+                {"freeze": 3},
+                {"freeze": [1]},
+                {"max_drop": np.array([1.0, 2.0])},
+                {"min_accuracy": 1j},
+            )
+        ),
+        (lambda o: o["space"].sample("0"), "seed '0': expected 0 or more"),
+        (lambda o: o["space"].sample(1.5), "seed 1.5"),
+        (lambda o: o["space"].at("large"), r"resolution 'large': expected one side"),
+        (lambda o: o["space"].at(224.5), r"resolution 224\.5"),
+        (lambda o: o["space"].at(33), r"resolution 33x33: both sides"),
+        (lambda o: o["space"].at((224,)), r"resolution \(224,\)"),
+        (lambda o: o["space"].at([]), r"resolution \[\]"),
+        (lambda o: o["space"].at(classes=2.5), r"classes 2\.5: expected 2 to 100000"),
+        (lambda o: o["architecture"].at(classes=10**9), "classes 1000000000"),
+        (lambda o: o["architecture"].at(float("nan")), "resolution nan"),
+        (lambda o: o["architecture"].with_head("fpn"), "head: expected a HeadSpec"),
+        (lambda o: o["architecture"].with_block("stem", None), "block: expected a BlockSpec"),
+        (lambda o: o["architecture"].block(3), "place: expected a Place"),
+        (lambda o: o["space"].with_head(None), "head: expected a HeadSpec"),
+        (lambda o: o["space"].validate("emo_1m"), r"arch: .*load_architecture\('emo_1m'\)"),
+        (lambda o: o["scores"].cost(MEMBER), "arch: expected an Architecture"),
+        (lambda o: o["recorded"].cost(None), "arch: expected an Architecture"),
+        (lambda o: o["architecture"].save(None), "path: expected the path of a file"),
+        (lambda o: o["table"].save(5), "folder: expected the path of a folder"),
+        (lambda o: o["found"].save(b"x"), "folder: expected the path of a folder"),
+        (lambda o: nas.load_table("x" * 300), "name is longer than 255 bytes"),
+        (lambda o: nas.load_architecture(f"runs/{'x' * 300}"), "name is longer than 255 bytes"),
+        (lambda o: nas.export(MEMBER, to=5), "to: expected targets"),
+        (lambda o: nas.export(MEMBER, to=["config", 5]), "to: expected targets"),
+        (lambda o: nas.finetune(MEMBER, "digits", recipe={"epochs": 3}), "recipe: expected"),
+        (lambda o: nas.backbone(MEMBER, weights=7), "weights: expected a file or a state dict"),
+        (lambda o: nas.import_weights(MEMBER, {}), "net: expected a Network"),
+        (
+            lambda o: nas.import_weights(o["network"], "w.safetensors"),
+            r"state_dict: expected a Mapping .* nas.weights.load_state_dict\('w.safetensors'\)",
         ),
     ],
 )

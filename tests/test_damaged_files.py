@@ -321,6 +321,10 @@ def test_a_sparse_file_of_a_bundle_is_damaged_and_not_read(tmp_path: Path) -> No
         ("resolution: [32, 32]\nclasses: 10\nrecipe: {seed: x}\n", "recipe.seed"),
         ("resolution: [32, 32]\nclasses: 10\nrecipe: {}\ndata: {total: .nan}\n", "data.total"),
         ("resolution: [32, 32]\nclasses: 10\nrecipe: {}\ndata: {total: 1, held_out: 2}\n", "data"),
+        (
+            "resolution: [32, 32]\nclasses: 10\nrecipe: {}\ndata: {background: plaid}\n",
+            "data.background: is not a colour",
+        ),
     ],
 )
 def test_a_damaged_description_of_a_training_names_its_key(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas import resources
 from nas.errors import InputError, NasError, nearest
 from nas.files import YamlFile, dump_yaml, replacing, write_text, write_yaml
 
@@ -207,3 +208,23 @@ def test_an_error_points_at_the_deepest_key_that_is_there(tmp_path: Path) -> Non
 )
 def test_nearest_name(name: str, hint: str) -> None:
     assert hint in nearest(name, ["iphone12", "host"])
+
+
+def test_kept_files_need_a_home_only_where_no_folder_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(InputError, match=r"HOME: is not set.* Fix: export XDG_CACHE_HOME="):
+        resources.cache_folder("data")
+    assert resources.expanded("~nobody/photos") == Path("~nobody/photos")
+
+
+def test_a_cache_is_in_the_named_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert resources.cache_folder("data") == tmp_path / "nas" / "data"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert resources.cache_folder("data") == Path.home() / ".cache" / "nas" / "data"

@@ -10,7 +10,7 @@ from typing import Literal
 import pytest
 
 from nas.cli import COMMANDS
-from nas.cli.options import options_class, read_options
+from nas.cli.options import options_class, read_options, run_command
 from nas.errors import InputError
 from nas.option_values import make, words
 from nas.options import ANY, Options, option, options_of, part
@@ -52,6 +52,8 @@ def test_values_come_from_text_and_from_python() -> None:
     [
         ({}, r"Missing argument 'NAME'\."),
         ({"name": ""}, r"NAME : is empty"),
+        ({"name": "a\0b"}, r"has a NUL or bytes that are not UTF-8"),
+        ({"name": "a", "file": "b\udcff"}, r"--file b.*: has a NUL or bytes that are not UTF-8"),
         (
             {"name": "a", "speed": "0"},
             r"--speed 0: is out of range \(expected a number in m/s, above 0 and at most 10",
@@ -113,9 +115,38 @@ def test_a_config_file_gives_options_and_the_command_line_wins(tmp_path: Path) -
     )
 
 
+def test_an_affinity_may_be_empty_as_its_help_says() -> None:
+    made = read_options("profile", {"space": "emo", "device": ["phone"], "affinity": ""})
+    assert made.affinity == ""  # type: ignore[attr-defined]
+    assert words("profile", made) == "nas profile --space emo --device phone --affinity ''"
+
+
+@pytest.mark.parametrize("text", ["010", "off", "2026-01-31", "1_000", "1.50", "12:30:00", "true"])
+def test_a_name_in_a_config_file_stays_as_it_is_written(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(f"space: emo\ndevice: {text}\nout: {text}\n")
+    made = read_options("search", {}, str(file))
+    assert (made.device, made.out) == ((text,), text)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("flag", ["json", "quiet"])
+def test_a_config_file_gives_the_flags_of_every_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(f"{flag}: true\n")
+    run_command("spaces", config=str(file))
+    out, err = capsys.readouterr()
+    assert out.startswith("[") == (flag == "json") and bool(err) == (flag == "json")
+    file.write_text(f"{flag}: false\n")
+    run_command("spaces", config=str(file), **{flag: True})
+    assert capsys.readouterr() == (out, err)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("space: emo\nquiet: 3\n", r"c\.yaml:2: quiet: is not a flag \(expected true or false\)"),
         (
             "space: emo\nlerning-rate: 1\n",
             r"c\.yaml:2: lerning-rate: is not an option of nas train .*learning-rate",

@@ -20,6 +20,8 @@ from nas.space import Architecture, Space, load_architecture
 
 DESCRIPTION = "finetune.yaml"
 SUBFOLDER = "finetune"
+_LEAST_ERROR = 1e-3
+"""Minimum standard error of an accuracy in percent; that of a billion images is larger."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ def trained_members(space: Space, runs: Sequence[str | Path]) -> list[TrainedMem
         InputError: a folder has no finished fine-tuning, a network is not a member of the space, or
             the runs are of different images or input sizes and cannot be compared.
     """
+    there = [Path(run).resolve() for run in runs]
+    for index, run in enumerate(runs):
+        # One measurement is not two, whatever it is called.
+        if there[index] in there[:index]:
+            raise InputError(f"--evidence {run}: is given twice. Fix: name each run once")
     members = [_read(space, Path(run)) for run in runs]
     # Accuracies on different images or at different input sizes have no common level.
     for member in members[1:]:
@@ -91,9 +98,11 @@ def _read(space: Space, run: Path) -> TrainedMember:
             f"is '{metric}' (expected 'top1', as that of the accuracy law). Fix: leave this run out of"
             " --evidence",
         )
-    if not (0 <= value <= 100 and error > 0):
+    if not (0 <= value <= 100 and _LEAST_ERROR <= error <= 100):
         raise file.error(
-            ["accuracy"], f"is {value:g} ± {error:g}, expected a percentage and a positive error"
+            ["accuracy"],
+            f"is {value:g} ± {error:g}, expected a percentage and an error from {_LEAST_ERROR:g} to"
+            " 100",
         )
     architecture = load_architecture(folder / "architecture.yaml")
     try:

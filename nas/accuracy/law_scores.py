@@ -146,6 +146,7 @@ class LawScores(Scores):
         write_law_scores(self, Path(folder))
 
     def cost(self, arch: Architecture) -> float:
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         # What is known is not predicted: a published member costs what its published number lies
         # below the level. That makes it an exception to the sum of parts.
         known = self._published_member(arch)

@@ -95,6 +95,7 @@ class RecordedScores(Scores):
             InputError: `arch` is not a member of the scored space, or a row that it needs is
                 missing.
         """
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if len(arch.stages) != len(self.scored.stages):
             raise InputError(
                 f"{self._where}{len(self.scored.stages)} stages were scored, the architecture has"

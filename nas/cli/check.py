@@ -6,6 +6,7 @@ These are random networks that the calibration never saw, or the network of a ru
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,15 +93,28 @@ def _check_file(options: CheckOptions, file: Path) -> None:
     if found.beside is not None:
         lines.append(_measured_line(found.device, found.beside))
         lines.append(f"{file} takes {found.ratio:.2f} times as long")
-    # A network of a space that is as fast, or first a table to search with.
-    following = f"nas profile --space efficientformer --device {shlex.quote(device)}"
-    if has_table:
-        following = (
-            f"nas search --space efficientformer --device {shlex.quote(device)}"
-            f" --latency-ms {found.file.measured_ms:.4g}"
-        )
+    following = shlex.join(_as_fast(device, found.file.measured_ms if has_table else None))
     emit(found.to_dict() | {"next": following}, "\n".join(lines))
     next_step(following)
+
+
+def _as_fast(device: str, ms: float | None) -> list[str]:
+    """Return the command that searches for a network as fast as a measured one.
+
+    Return the one that first makes a table to search with, where `ms` is None for want of a table, or
+    where the table lacks the space.
+    """
+    from nas.latency import MissingRows, load_table
+    from nas.search.fastest import fastest
+    from nas.search.limits import rounded
+    from nas.space import load_space
+
+    search = ["nas", "search", "--space", "efficientformer", "--device", device]
+    if ms is not None:
+        with suppress(MissingRows):
+            least, _ = fastest(load_space("efficientformer"), load_table(device))
+            return search if ms < least else [*search, "--latency-ms", rounded(ms, up=True)]
+    return ["nas", "profile", *search[2:]]
 
 
 def _measured_line(device: str, measured: Measured) -> str:

@@ -54,7 +54,7 @@ def data(options: DataOptions) -> None:
         "removed_bytes": sum(each.bytes for each in removed),
         "maps": [_document(each, each in removed) for each in maps],
     }
-    emit(document, _text(maps, removed, options.prune))
+    emit(document, _text(maps, removed, options))
     if maps and not options.prune:
         next_step("nas data --unused 30 --prune")
 
@@ -84,10 +84,12 @@ def _date(each: CachedMap) -> str:
     return datetime.fromtimestamp(each.used).astimezone().isoformat(timespec="seconds")
 
 
-def _text(maps: Sequence[CachedMap], removed: Sequence[CachedMap], prune: bool) -> str:
+def _text(maps: Sequence[CachedMap], removed: Sequence[CachedMap], options: DataOptions) -> str:
     """Return the table of maps and their sum."""
     if not maps:
-        return "no decoded images are kept"
+        of = f" of {options.name}" if options.name is not None else ""
+        unused = f", unused for {options.unused:g} days" if options.unused else ""
+        return f"no decoded images{of} are kept{unused}"
     columns = [
         *(Column("data"), Column("resolution"), Column("images", right=True)),
         *(Column("size", right=True), Column("state"), Column("last used"), Column("folder")),
@@ -100,8 +102,8 @@ def _text(maps: Sequence[CachedMap], removed: Sequence[CachedMap], prune: bool) 
         )
         for each in maps
     ]
-    total = sum(each.bytes for each in (removed if prune else maps))
-    return f"{table_text(columns, rows)}\n{'removed' if prune else 'total'} {_size(total)}"
+    total = sum(each.bytes for each in (removed if options.prune else maps))
+    return f"{table_text(columns, rows)}\n{'removed' if options.prune else 'total'} {_size(total)}"
 
 
 def _size(count: int) -> str:

@@ -23,21 +23,34 @@ def export(options: ExportOptions) -> None:
     # Before anything is written: a damaged run.yaml is refused with nothing left behind.
     device = _device(Path(run))
     source, exported = perform(options, note=say)
-    following = shlex.join(["nas", "check", run, "--device", device])
+    following = shlex.join(["nas", "check", measurable(run, device, exported), "--device", device])
     emit(_document(source, exported, following), _text(source, exported))
     next_step(following)
 
 
 def _device(run: Path) -> str:
-    """Return the device of a run's search; "host" for an architecture without a run."""
+    """Return the (first) device of a run's search; "host" for an architecture without a run."""
     from nas.files import YamlFile
 
     description = run / "run.yaml"
     if not description.is_file():
         return "host"
-    table = YamlFile(description).data.get("table")
+    data = YamlFile(description).data
+    devices = data.get("devices")
+    first = devices[0] if isinstance(devices, list) and devices else data
+    table = first.get("table") if isinstance(first, dict) else None
     name = table.get("device") if isinstance(table, dict) else None
     return name if isinstance(name, str) else "host"
+
+
+def measurable(run: str, device: str, exported: Exported) -> str:
+    """Return what `nas check` measures: the network of the run, or a file, which needs no table."""
+    from nas.latency.table import table_names
+
+    litert = exported.targets.get("litert")
+    if litert is None or device != "host" or device in table_names():
+        return run
+    return str(exported.folder / litert["file"])
 
 
 def _document(source: Source, exported: Exported, following: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ SHARED_OPTIONS: dict[str, tuple[Any, str]] = {
     "quiet": (bool, "Print only results and errors, without progress and notes."),
 }
 """Type and help, by name, of the options that every command has and no options class declares."""
+_FLAGS = tuple(name for name, (kind, _) in SHARED_OPTIONS.items() if kind is bool)
 
 
 def options_class(name: str) -> type[Options]:
@@ -94,7 +95,12 @@ def run_command(
     )
     output.set_output(as_json=json, quiet=quiet)
     try:
-        function(read_options(command, line, config))
+        options = read_options(command, line, config)
+        flags = {} if config is None else read_flags(config)
+        output.set_output(
+            as_json=json or flags.get("json", False), quiet=quiet or flags.get("quiet", False)
+        )
+        function(options)
     except KeyboardInterrupt as stop:
         raise CommandStopped(stop if isinstance(stop, Stopped) else Stopped()) from None
     finally:
@@ -142,7 +148,11 @@ def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given
     names = {option.key: name for name, option in options_of(kind).items()}
     given: dict[str, Given] = {}
     for key, value in file.data.items():
-        long = str(key).removeprefix("--").replace("_", "-")
+        long = _long(key)
+        if long in _FLAGS:
+            if not isinstance(value, bool | None):
+                raise file.error([key], "is not a flag (expected true or false)")
+            continue
         if long not in names:
             hint = meant(long, names) or f". Fix: nas {command} --help lists them"
             raise file.error(
@@ -152,10 +162,26 @@ def read_config(path: str, command: str, kind: type[Options]) -> dict[str, Given
             raise file.error(
                 [key], "gives the same option as a line before. Fix: remove one of them"
             )
+        option = options_of(kind)[names[long]]
+        # A name of digits or like a date stays as it is written.
+        if option.takes_text and value is not None and not isinstance(value, (str, list, dict)):
+            value = file.written([key])
         # An empty value (`seed:`) means that the option is not given.
         if value is not None:
             given[names[long]] = Given(value, f"{path}:{file.line([key])}: {key} {_told(value)}")
     return given
+
+
+def read_flags(path: str) -> dict[str, bool]:
+    """Return the flags that every command has of a file that `read_config` has checked."""
+    from nas.files import YamlFile
+
+    given = {_long(key): value for key, value in YamlFile(path).data.items()}
+    return {name: bool(given[name]) for name in _FLAGS if name in given}
+
+
+def _long(key: object) -> str:
+    return str(key).removeprefix("--").replace("_", "-")
 
 
 def _parameter(option: Option) -> inspect.Parameter:

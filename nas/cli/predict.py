@@ -24,7 +24,8 @@ def predict(options: PredictOptions) -> None:
     from nas.errors import InputError
     from nas.latency import load_table
     from nas.search.description import accuracy_row
-    from nas.space import load_architecture
+    from nas.search.limits import rounded
+    from nas.space import load_architecture, space_names
 
     if options.image is not None:
         return _classify(options, options.image)
@@ -42,9 +43,13 @@ def predict(options: PredictOptions) -> None:
         with naming(effective):
             raise table.missing_rows(estimate.missing, network.space)
     following = ["nas", "check", "--device", device]
-    if estimate.provenance == "estimated" and network.space:
+    if network.space not in space_names():
+        # Without its space there are no other members to search or to draw.
+        following.append(options.arch)
+    elif estimate.provenance == "estimated":
         following = ["nas", "search", "--space", network.space, "--device", device]
-        following += ["--latency-ms", f"{estimate.ms:.4g}", *effective.options()]
+        # Rounded up: the network itself, which may be the fastest one, must be within.
+        following += ["--latency-ms", rounded(estimate.ms, up=True), *effective.options()]
     elif effective.options():
         following += ["--space", network.space, *effective.options()]
     accuracy = _accuracy(network)

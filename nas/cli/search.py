@@ -38,7 +38,7 @@ def search(options: SearchOptions) -> None:
     problems = question.problems
     applies(options, engine=problems[0].engine)
     if len(options.device) > 1:
-        _several(problems, options)
+        _several(problems, options, question.trained)
     else:
         _one(question, options)
 
@@ -87,6 +87,8 @@ def _pose(options: SearchOptions, engine: str) -> _Question:
         _at(whole, recorded, replace(options.sizes, resolution=size)) for size in sizes or (None,)
     ]
     frozen = tuple(part.strip() for part in (options.freeze or "").split(",") if part.strip())
+    if options.freeze and not frozen:
+        raise InputError(f"{options.where('freeze')}: names no part. Fix: --freeze stem,stage1")
     start = load_architecture(options.start) if options.start else None
     # The learned engine gets fewer trials: each one evaluates a member on images, which takes far
     # longer than summing its costs.
@@ -257,7 +259,7 @@ def _targets(options: SearchOptions) -> Sequence[float | None]:
     return given if len(given) == len(devices) else [given[0]] * len(devices)
 
 
-def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
+def _several(problems: Sequence[Problem], options: SearchOptions, trained: str | None) -> None:
     """Search on several devices, after checking that their problems can be solved together."""
     from nas.cli.search_multi_device import search_several
 
@@ -273,7 +275,7 @@ def _several(problems: Sequence[Problem], options: SearchOptions) -> None:
         )
     for problem in problems:
         search_output.tell_problem(problem)
-    search_several(problems, options)
+    search_several(problems, options, trained)
 
 
 def _supernet_folder(supernet: str) -> str:

@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from nas.search.options import SearchOptions
 
 
-def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
-    """Search on all devices, write the run folder, print the result and return the folder."""
+def search_several(
+    problems: Sequence[Problem], options: SearchOptions, trained: str | None = None
+) -> Path:
+    """Search on all devices, write the run folder, print the result and return the folder.
+
+    The member for all devices inherits the weights of the supernet `trained`.
+    """
     from nas.cli.search_images import used_images
     from nas.figures import warm_up
     from nas.search.multi_device import search_several as run
@@ -35,9 +40,14 @@ def search_several(problems: Sequence[Problem], options: SearchOptions) -> Path:
     )
     with not_left_empty(folder):
         _draw(found, folder)
+        inherited = trained if found.common else None
+        if inherited and found.common:
+            from nas.supernet.checkpoint import extract_to
+
+            extract_to(inherited, found.common.architecture, folder / "weights.safetensors")
         command = shlex.split(words("search", options))
         images = used_images(options, problems[0].scores)
-        rows = write_several(folder, found, command, images)
+        rows = write_several(folder, found, command, images, inherited)
     document = _document(found, rows, folder)
     emit(document, _text(found, rows, folder))
     if found.common is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli.members_table import members_table
 from nas.cli.output import Column, row_text, say
+from nas.errors import InputError
 from nas.space.sizes import size_text
 from nas.tasks import metric_words
 
@@ -42,7 +43,6 @@ def recorded_by(folder: str, space: Space) -> RecordedScores:
             another kind.
     """
     from nas.accuracy import RecordedScores, load_scores
-    from nas.errors import InputError
 
     found = load_scores(folder)
     if not isinstance(found, RecordedScores):
@@ -76,20 +76,23 @@ def scores_for(
         paper: whether the search uses the paper's candidates.
 
     Raises:
-        InputError: when both scores and evidence are given, or when the runs and the supernet were
-            measured on different images.
+        InputError: when scores are given with evidence or with a supernet's own, or when the runs
+            and the supernet were measured on different images.
     """
     from nas.accuracy import default_scores, load_scores
     from nas.accuracy.gate import gate
     from nas.accuracy.law_scores import LawScores
-    from nas.errors import InputError
 
     prior = load_scores(named) if named else default_scores(space)
     if recorded is None and not runs:
         return prior
     # Only the law has uncertainties that measurements can reduce. The paper's slimming evaluates
     # moves by the supernet's measurements alone.
-    if not isinstance(prior, LawScores) or (paper and not runs):
+    alone = not isinstance(prior, LawScores) or (paper and not runs)
+    if named and recorded is not None and (alone or recorded.metric != prior.metric):
+        reason = "the search takes the scores that --supernet measured"
+        raise InputError(f"--scores {named}: has no effect here ({reason}). Fix: leave it out")
+    if not isinstance(prior, LawScores) or alone:
         if runs:
             raise InputError(
                 f"--evidence {runs[0]}: corrects the accuracy law, not other scores. Fix: leave out"
@@ -121,7 +124,6 @@ def scores_for(
 
 def check_score_by(options: SearchOptions, engine: str) -> None:
     """Raise InputError for options of --score-by and --engine that exclude each other."""
-    from nas.errors import InputError
     from nas.search.engines import EVALUATING
 
     if options.score_by != EVALUATE:
@@ -269,7 +271,7 @@ def tell_step(step: Step) -> None:
 
 def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
     """Return the numbers of a member: latency and accuracy with their errors, size and shape."""
-    from nas.search.description import expected, latency_error, summary
+    from nas.search.description import expected, finite, latency_error, summary
     from nas.search.limits import mes
 
     ms = problem.latency.measure.total(arch)
@@ -282,7 +284,7 @@ def row(problem: Problem, arch: Architecture) -> dict[str, Any]:
         **expected(problem.scores, arch),
         **summary(problem.space, arch),
         **amounts,
-        "mes": mes(arch.params, ms),
+        "mes": finite(mes(arch.params, ms)),
     }
 
 

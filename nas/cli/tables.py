@@ -79,6 +79,10 @@ def run(folder: Path, options: ProfileOptions) -> None:
 def merge(folder: Path, out: Path | None) -> None:
     """Make the table of a measured bundle, and check it."""
     from nas.latency.bundle import merge_bundle
+    from nas.latency.network_times import at_resolution_id
+    from nas.latency.table import DEVICE_FILE
+    from nas.space import load_space
+    from nas.space.sizes import between
 
     with bars() as tell:
         table, report, networks = merge_bundle(folder, out, tell)
@@ -111,7 +115,11 @@ def merge(folder: Path, out: Path | None) -> None:
         )
     emit(document, "\n".join(lines))
     shown = named_folder(out) if out else table.device.name
-    next_step(shlex.join(["nas", "search", "--space", entry.space, "--device", shown]))
+    search = ["nas", "search", "--space", entry.space, "--device", shown]
+    whole = load_space(entry.space)
+    where = f"{table.path}/{DEVICE_FILE}: spaces: resolution"
+    sizes = between(whole, at_resolution_id(whole, entry.resolution, where))
+    next_step(shlex.join([*search, *sizes.options()]))
 
 
 def import_file(path: Path, device: str, out: Path | None) -> None:

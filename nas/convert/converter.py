@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 from threading import Condition, Lock
 from typing import Any
 
+from nas import resources
 from nas.convert.chain import EMPTY, Chain, Interrupted, OperationFailed
 from nas.convert.int8 import slow_operators
 from nas.convert.worker import Worker
@@ -286,7 +286,7 @@ class Converter:
 
 def cache_folder(target: Target = LITERT) -> Path:
     """Return the folder of converted files: $XDG_CACHE_HOME/nas/<target> (default: ~/.cache)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nas" / target.name
+    return resources.cache_folder(target.name)
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from nas import resources
 from nas.data.images import ImageData
 from nas.data.map_store import DESCRIPTION, FORMAT, MapRequest, settle_map, write_map
 from nas.data.notes import note
@@ -36,7 +37,7 @@ State = Literal["complete", "incomplete", "old"]
 
 def cache_root() -> Path:
     """Return the folder of all maps: nas/data in $XDG_CACHE_HOME, which is ~/.cache by default."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nas" / "data"
+    return resources.cache_folder("data")
 
 
 def cached(request: MapRequest) -> dict[str, ImageData]:

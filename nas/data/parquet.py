@@ -27,6 +27,7 @@ from nas.data.tables import columns_of, encoded, first_line, merge, note_columns
 from nas.errors import InputError, NasError
 from nas.extras import need
 from nas.files import text_sha256
+from nas.resources import expanded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -268,7 +269,7 @@ def columns_of_file(path: Path, shown: str) -> list[Column]:
 
 def shown_name(data: str, root: Path, path: Path) -> str:
     """Return how messages name a file: by the given path, without what the two share."""
-    given = Path(data).expanduser()
+    given = expanded(data)
     return data if given == path else str(path.relative_to(root))
 
 

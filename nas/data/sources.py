@@ -25,6 +25,7 @@ from nas.data.source import Encoded, Source, SourceSplit
 from nas.data.splits import TRAIN
 from nas.errors import InputError
 from nas.extras import need
+from nas.resources import expanded
 
 DIGITS = "digits"
 
@@ -62,7 +63,7 @@ def _find_masks(name: str) -> Source:
     need(f"data {name}", "train", "PIL")
     if is_scenes(name):
         return digit_scenes()
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         listing = list_images(path)
         files = sorted(path / each for each in listing.unread().get(".parquet", []))
@@ -91,7 +92,7 @@ def _find(name: str) -> Source:
         )
     if is_digits(name):
         return _digits()
-    path = Path(name).expanduser()
+    path = expanded(name)
     if name == DIGITS:
         note(f"data {name}: the folder ./{name} is read, not scikit-learn's digits")
     if path.is_dir():

@@ -18,6 +18,7 @@ from nas.export import NEEDS, TARGETS
 from nas.export.target import Contents, Outputs, Target
 from nas.extras import need
 from nas.files import check_regular, tree_sha256
+from nas.quantities import colour
 from nas.runs.exports import FILE as RECORD_FILE
 from nas.runs.exports import Record
 
@@ -84,6 +85,10 @@ def classify(file: Path, image: Path, top: int = 5) -> Classified:
             " classifier"
         )
     _check_unchanged(file)
+    try:
+        colour(contents.about.get("background", "white"))
+    except ValueError as error:
+        raise InputError(f"{file}: background: {error}") from None
     pixels, oddities = _pixels(image, contents)
     logits = target.run(file, pixels[None])[0]
     if not np.isfinite(logits).all():

@@ -5,7 +5,7 @@ The command `nas export` calls `perform`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,11 @@ def export(
             run, bad weights or bad data.
         NasError: naming each target that has no file, with the reason.
     """
-    targets = to if isinstance(to, str) else ",".join(to)
-    return perform(make(ExportOptions, {"run": run, "to": targets, **options}))[1]
+    if not isinstance(to, str):
+        if not isinstance(to, Collection) or not all(isinstance(name, str) for name in to):
+            raise InputError(f"to: expected targets (got {str(to)[:40]!r}). Fix: to='litert,torch'")
+        to = ",".join(to)
+    return perform(make(ExportOptions, {"run": run, "to": to, **options}))[1]
 
 
 def perform(

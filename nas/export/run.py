@@ -27,6 +27,7 @@ from nas.export.target import Images, Model, Outputs, Target
 from nas.files import data_sha256, tree_sha256
 from nas.locks import sole_writer
 from nas.runs.exports import Record, aside, facts_of, size
+from nas.runs.homes import check_free
 from nas.runs.resolve import Source
 from nas.temporary import scratch_folder
 from nas.versions import versions
@@ -86,6 +87,7 @@ def export(
     for name, target in targets.items():
         _check(name, target, real)
         _check_replaced(name, target, source)
+    check_free(source.folder)
     # The record is read, and written anew for each file.
     with sole_writer(source.folder, "exporting into this folder", once=True):
         return _Export(source, real, report, command, output).run(targets)

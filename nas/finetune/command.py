@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nas.data import Splits, load_data
+from nas.errors import check_type
 from nas.finetune.options import FinetuneOptions, Recipe
 from nas.finetune.run import Finetuned
 from nas.finetune.run import finetune as train_network
@@ -47,6 +48,8 @@ def finetune(
             run, bad weights or bad data.
         NasError: when the loss is NaN or infinite, or memory ran out. Finished work is kept.
     """
+    if recipe is not None:
+        check_type("recipe", recipe, Recipe)
     if isinstance(data, Splits):
         return train_network(run, data, recipe, **options)
     # What a recipe leaves at its default is not asked for: it may have no effect, as --switch without

@@ -15,12 +15,11 @@ from nas.files import write_yaml
 from nas.finetune.options import Recipe
 from nas.finetune.start import Start
 from nas.finetune.teacher import Teacher
+from nas.runs.homes import check_free
 from nas.runs.schema import (
     ARCHITECTURE_FILE,
     FINETUNE_FILE,
     IMAGES_FILE,
-    RUN_FILE,
-    SUPERNET_FILE,
     WEIGHTS_FILE,
     read_trained,
 )
@@ -74,9 +73,9 @@ def describe(
     """
     wanted = {"format": FORMAT, **asked}
     if not folder.description.exists():
-        folder.refuse_other((RUN_FILE, SUPERNET_FILE, WEIGHTS_FILE))
+        check_free(folder.root, FINETUNE_FILE, further=(WEIGHTS_FILE,))
         if folder.architecture.exists() and load_architecture(folder.architecture) != arch:
-            folder.refuse_other((ARCHITECTURE_FILE,))
+            check_free(folder.root, FINETUNE_FILE, further=(ARCHITECTURE_FILE,))
     if not (folder.description.exists() and (folder.state.exists() or folder.weights.exists())):
         arch.save(folder.architecture)
         write_yaml(

@@ -408,6 +408,7 @@ class LatencyTable:
 
     def save(self, folder: str | Path) -> None:
         """Write `table.csv`, `device.yaml` and, where operations failed, `unsupported.csv`."""
+        check_name("folder", folder, "the path of a folder")
         # The rows come last: a folder without them holds no table, so that a kill between two
         # files of a new one leaves nothing that cannot be read.
         self.device.save(Path(folder) / DEVICE_FILE)

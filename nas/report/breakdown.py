@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from nas.display import printable
 from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis
 from nas.files import YamlFile
 from nas.latency import LatencyTable
 from nas.latency.rows import PROVENANCES
-from nas.runs.schema import Part
+from nas.runs.schema import Amount, Number, Part
 from nas.space import Architecture
 from nas.space.place import HEAD, STEM, Place
 from nas.validation import validated
@@ -107,20 +109,20 @@ class Breakdown:
 class _CheckedOperation(Part):
     name: str
     kind: str
-    predicted_ms: float | None = None
-    measured_ms: float | None = None
+    predicted_ms: Number | None = None
+    measured_ms: Number | None = None
 
 
 class _CheckedRival(Part):
     name: str
-    predicted_ms: float | None = None
-    measured_ms: float | None = None
+    predicted_ms: Amount | None = None
+    measured_ms: Amount | None = None
 
 
 class _Start(Part):
-    load_ms: float
-    first_ms: float
-    memory_mb: float | None = None
+    load_ms: Amount
+    first_ms: Amount
+    memory_mb: Amount | None = None
 
     def __str__(self) -> str:
         memory = "" if self.memory_mb is None else f", {self.memory_mb:.1f} MB"
@@ -132,15 +134,15 @@ class _CheckFile(Part):
 
     format: Literal["nas-run-check-1"]
     device: str
-    measured_ms: float
-    predicted_ms: float | None
-    error_percent: float | None
+    measured_ms: Annotated[Amount, Field(gt=0)]
+    predicted_ms: Amount | None
+    error_percent: Number | None
     date: str
     profile: str = ""
     operations: tuple[_CheckedOperation, ...] = ()
     rival: _CheckedRival | None = None
-    ratio: float | None = None
-    predicted_ratio: float | None = None
+    ratio: Amount | None = None
+    predicted_ratio: Amount | None = None
     start: _Start | None = None
 
     def measured_rival(self) -> Rival | None:

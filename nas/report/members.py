@@ -172,11 +172,7 @@ def _verdict(found: Member, other: Member, paced: bool) -> str:
 
     A difference within its standard error is called a tie. With `paced`, speeds are compared too.
     """
-    pace = found.latency_ms / other.latency_ms - 1
-    speed = f"{100 * abs(pace):.1f} % {'slower' if pace > 0 else 'faster'}"
-    # Below 0.05 % the text would show 0.0 %.
-    speed = "as fast" if abs(pace) < 0.0005 else speed
-    ending = f" and is {speed}." if paced else "."
+    ending = f" and is {_pace(found.latency_ms, other.latency_ms)}." if paced else "."
     # Without a recorded difference the costs give the points. With no error, only equality ties.
     apart = other.difference or Difference(points=other.cost - found.cost, standard_error=0.0)
     if (found.widths, found.depths, found.params) == (other.widths, other.depths, other.params):
@@ -187,6 +183,16 @@ def _verdict(found: Member, other: Member, paced: bool) -> str:
     return (
         f"The found network is expected to be {better} accurate ({difference_text(apart)}){ending}"
     )
+
+
+def _pace(ms: float, other_ms: float) -> str:
+    """Return how much slower or faster a latency is than another one, as text."""
+    # Below 0.05 % the text would show 0.0 %.
+    if abs(ms - other_ms) <= 0.0005 * other_ms:
+        return "as fast"
+    # A table of another program may have rows of 0 ms.
+    share = f"{100 * abs(ms / other_ms - 1):.1f} % " if other_ms else ""
+    return f"{share}{'slower' if ms > other_ms else 'faster'}"
 
 
 def members(runs: Sequence[RunReport]) -> tuple[Row, ...]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nas import figures
 from nas.display import printable_lines
 from nas.figures import Figure
-from nas.files import write_text
+from nas.files import file_name, write_text
 from nas.report import summary
 from nas.report.alpha import alpha_figures
 from nas.report.breakdown import ROLES, breakdown_figure
@@ -114,12 +114,13 @@ def write_pictures(run: RunReport) -> list[Path]:
     A search on several devices has one folder per device.
     """
     folder = run.folder / "pictures"
+    # Devices are named by files that may be of somebody else: their names must not lead elsewhere.
     if run.name != run.folder.name:
-        folder /= run.device
+        folder /= file_name(run.device)
     title = f"{run.name}: {run.about.result.latency_ms:.4g} ms on {run.device}"
     written = []
     for name, figure in figures_of(run).items():
-        path = folder / f"{name}.png"
+        path = folder / f"{file_name(name)}.png"
         # The title of the fine-tuning's picture names no device or space, so the run is added.
         replace(
             figure, title=f"{run.name}: {figure.title}" if name == "finetune" else figure.title

@@ -325,7 +325,11 @@ def _left_out(
     }
     available = about.published or sources.problem
     reasons = {**reasons, "published members": "" if available else sources.reason}
-    return tuple(LeftOut(part, reasons[part], commands[part]) for part in commands if reasons[part])
+    return tuple(
+        LeftOut(part, reasons[part], runnable(command))
+        for part, command in commands.items()
+        if reasons[part]
+    )
 
 
 def _finetuning(folder: Path, about: About, run: str) -> str:
@@ -336,6 +340,18 @@ def _finetuning(folder: Path, about: About, run: str) -> str:
         return ""
     start = "" if (folder / WEIGHTS_FILE).is_file() else " --from-scratch"
     return f"nas finetune {run} --data {shlex.quote(name)}{start}"
+
+
+def runnable(command: str) -> str:
+    """Return a recorded command with its words quoted; "" where it is not one of nas.
+
+    Readers paste it into a shell, and the record may be of somebody else.
+    """
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return ""
+    return shlex.join(words) if words[:1] == ["nas"] else ""
 
 
 def without(command: str, *options: str) -> str:

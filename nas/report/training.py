@@ -19,7 +19,14 @@ from nas.figures import Figure, Series, layer, lines, series_encoding, x_axis, y
 from nas.files import YamlFile
 from nas.report.figure import STAR
 from nas.report.labels import COLOURS
-from nas.runs.schema import FINETUNE_FILE, WEIGHTS_FILE, Part, UsedImagesRecord
+from nas.runs.schema import (
+    FINETUNE_FILE,
+    WEIGHTS_FILE,
+    Amount,
+    Number,
+    Part,
+    UsedImagesRecord,
+)
 from nas.tasks import metric_words
 from nas.validation import validated
 
@@ -38,8 +45,8 @@ _NETWORKS = {
 
 
 class _Figure(Part):
-    accuracy: float
-    standard_error: float
+    accuracy: Number
+    standard_error: Amount
     images: int
     by_class: dict[str, float | None] = Field(default_factory=dict)
 
@@ -207,7 +214,7 @@ def read_fit(folder: Path) -> Fit | None:
     file = YamlFile(path)
     about = validated(file, _FinetuneFile, file.data)
     metrics = folder / "metrics.csv"
-    rows = read_columns(metrics, ("epoch", "loss", "accuracy")) if metrics.is_file() else []
+    rows = _curve(metrics) if metrics.is_file() else []
     # The weights are written last: without them the training is not finished.
     figures = about.accuracy if (folder / WEIGHTS_FILE).is_file() else None
     results = tuple(_results(file, figures)) if figures else ()
@@ -236,6 +243,16 @@ def read_fit(folder: Path) -> Fit | None:
         _examples(folder, about) if figures else None,
         about.architecture.name,
     )
+
+
+def _curve(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a training's metrics.csv, which may still be written.
+
+    Rows without a loss, where fp16 skipped every step, are left out.
+    """
+    figures = ("loss", "accuracy")  # there in every file, and empty in some rows
+    rows = read_columns(path, ("epoch",), texts=figures, optional=figures, grows=True)
+    return [row for row in rows if row["loss"] is not None and row["accuracy"] is not None]
 
 
 def _examples(folder: Path, about: _FinetuneFile) -> Examples | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -17,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.csv_files import as_written, harmless
+from nas.display import shortened
 from nas.errors import InputError
-from nas.files import YamlFile, text_sha256, write_text
+from nas.files import YamlFile, read_text, text_sha256, write_text
 from nas.runs.schema import IMAGES_FILE, RUN_FILE
 from nas.weight_files import read_header
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 TRAINED, HELD_OUT, UNKNOWN = "trained", "held_out", "unknown"
 """Values of the column `use`: trained on, chosen by, and weights whose images are not recorded."""
 COLUMNS = ("use", "image")
+_HASH = re.compile("[0-9a-f]{16}")
+_MOST_BYTES = 1 << 31
+"""Maximum size of an images.csv; the list of ImageNet-21k has 350 MB."""
 
 
 def _none() -> NDArray[np.uint64]:
@@ -66,7 +72,7 @@ class UsedImages:
         writer.writerow(COLUMNS)
         writer.writerows((TRAINED, f"{each:016x}") for each in self.trained)
         writer.writerows((HELD_OUT, f"{each:016x}") for each in self.held_out)
-        writer.writerows((UNKNOWN, each) for each in self.unknown)
+        writer.writerows((UNKNOWN, harmless(each)) for each in self.unknown)
         return text.getvalue()
 
     def save(self, folder: Path) -> None:
@@ -102,27 +108,30 @@ def read_images(path: Path) -> UsedImages:
     """
     hashes: dict[str, list[int]] = {TRAINED: [], HELD_OUT: []}
     unknown = []
+    rows = csv.reader(io.StringIO(read_text(path, _MOST_BYTES), newline=""))
     try:
-        rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8")))
-        for number, row in enumerate(rows, start=1):
-            if number == 1 and tuple(row) != COLUMNS:
-                raise ValueError(f"got {','.join(row)}, expected {','.join(COLUMNS)}")
-            if number == 1:
-                continue
+        header = next(rows, [])
+        if tuple(header) != COLUMNS:
+            raise ValueError(f"got {_shown(header)}, expected {','.join(COLUMNS)}")
+        for row in rows:
             use, image = row
             if use == UNKNOWN:
-                unknown.append(image)
-            elif use in hashes and len(image) == 16:
+                unknown.append(as_written(image))
+            elif use in hashes and _HASH.fullmatch(image):
                 hashes[use].append(int(image, 16))
             else:
-                raise ValueError(f"got {','.join(row)}, expected a use and 16 digits")
+                raise ValueError(f"got {_shown(row)}, expected a use and 16 digits")
     except (ValueError, csv.Error) as error:
         raise InputError(
-            f"{path}:{number}: is not a row of {IMAGES_FILE} ({error}). Fix: copy the file from where"
+            f"{path}:{rows.line_num or 1}: is not a row of {IMAGES_FILE} ({error}). Fix: copy the file from where"
             " it was written, or remove it"
         ) from None
     trained, held_out = (np.unique(np.array(hashes[use], np.uint64)) for use in hashes)
     return UsedImages(trained, held_out, tuple(unknown))
+
+
+def _shown(row: Sequence[str]) -> str:
+    return shortened(",".join(row), 60) or "nothing"
 
 
 def images_of_weights(weights: Path) -> UsedImages:

@@ -182,7 +182,8 @@ def _described(source: Source, home: Path) -> Source:
         raise file.error(
             ["data", "classes"], f"has {len(classes)} names (expected {count}, as the network)"
         )
-    held_out = data.get("held_out", source.held_out)
+    held_out = data.get("held_out")
+    held_out = source.held_out if held_out is None else held_out
     seed = recipe.get("seed", source.seed)
     provenance = "fine-tuned" if source.weights else source.provenance
     return replace(
@@ -192,7 +193,7 @@ def _described(source: Source, home: Path) -> Source:
         are_named=True,
         held_out=held_out,
         seed=seed,
-        background=data.get("background", source.background),
+        background=data.get("background") or source.background,
     )
 
 

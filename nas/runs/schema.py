@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nas.errors import InputError
-from nas.files import YamlFile
+from nas.files import MOST_NUMBER, YamlFile
 from nas.passwords import masked_command
+from nas.quantities import colour
 from nas.space.architecture import MOST_SIDE, STRIDE
 from nas.validation import validated
 
@@ -35,6 +36,12 @@ COMMON = "best on all"
 """Row of the member that meets all targets, in a search on several devices."""
 BEST = "best on "
 """Prefix, before a device's name, of its best member in a search on several devices."""
+
+
+Number = Annotated[float, Field(ge=-MOST_NUMBER, le=MOST_NUMBER)]
+"""A figure that may be negative; sums and products of a few are finite too."""
+Amount = Annotated[float, Field(ge=0, le=MOST_NUMBER)]
+"""A latency, a standard error or another figure that is not negative."""
 
 
 class Part(BaseModel):
@@ -81,7 +88,7 @@ class UsedTable(UsedFile):
     runtime: str
     precision: str = ""
     provenance: str
-    expected_error: float | None
+    expected_error: Amount | None
     expected_error_source: str
 
 
@@ -100,7 +107,7 @@ class UsedScores(UsedFile):
     kind: str = "recorded"
     metric: str = "top1"
     fingerprint: str = ""
-    evidence_share: float | None = None
+    evidence_share: Amount | None = None
     observed: int | None = None
     data: str | None = None
     precision: str = "float32"
@@ -144,13 +151,13 @@ class Target(Part):
         max_drop: maximum drop against the largest member in points.
     """
 
-    latency_ms: float | None
+    latency_ms: Amount | None
     reason: str
-    macs: float | None = None
-    params: float | None = None
-    memory_mb: float | None = None
-    min_accuracy: float | None = None
-    max_drop: float | None = None
+    macs: Amount | None = None
+    params: Amount | None = None
+    memory_mb: Amount | None = None
+    min_accuracy: Number | None = None
+    max_drop: Number | None = None
 
     @property
     def limits(self) -> dict[str, float]:
@@ -179,14 +186,14 @@ class ExpectedAccuracy(Part):
     """
 
     metric: Literal["top1", "miou"] = "top1"
-    top1: float | None = None
-    miou: float | None = None
-    standard_error: float = Field(ge=0)
+    top1: Number | None = None
+    miou: Number | None = None
+    standard_error: Amount
     source: str = ""
     extrapolated: bool = False
     reasons: tuple[str, ...] = ()
-    predicted: float | None = None
-    predicted_error: float | None = None
+    predicted: Number | None = None
+    predicted_error: Amount | None = None
 
     @model_validator(mode="after")
     def _has_value(self) -> ExpectedAccuracy:
@@ -204,8 +211,8 @@ class ExpectedAccuracy(Part):
 class Difference(Part):
     """The expected accuracy of the found member minus that of another member, in points."""
 
-    points: float
-    standard_error: float = Field(ge=0)
+    points: Number
+    standard_error: Amount
 
     @property
     def tied(self) -> bool:
@@ -224,9 +231,9 @@ class Member(Part):
         keeps_limits: whether it meets all limits of the search; None in older runs.
     """
 
-    latency_ms: float
-    latency_error: float | None = None
-    cost: float
+    latency_ms: Amount
+    latency_error: Amount | None = None
+    cost: Number
     accuracy: ExpectedAccuracy | None = None
     difference: Difference | None = None
     keeps_limits: bool | None = None
@@ -247,7 +254,7 @@ class AtSize(Part):
     """
 
     resolution: tuple[int, int]
-    latency_ms: float | None = None
+    latency_ms: Amount | None = None
     accuracy: ExpectedAccuracy | None = None
     chosen: bool = False
     reason: str = ""
@@ -262,9 +269,9 @@ class Result(Member):
         priced: share of the latency that has no row in the table, 0 to 1.
     """
 
-    evaluated: float | None = None
-    drop: float | None = None
-    priced: float = 0.0
+    evaluated: Number | None = None
+    drop: Number | None = None
+    priced: Amount = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -343,7 +350,7 @@ class TrainedData(Part):
     dataset: str = ""
     name: str = ""
     fingerprint: str = ""
-    background: str | None = None
+    background: Annotated[str, AfterValidator(colour)] | None = None
     classes: tuple[Name, ...] | None = None
 
     @model_validator(mode="after")
@@ -416,6 +423,10 @@ def read_about(folder: Path) -> dict[str, About]:
     return {about.table.device: about for about in _several(file)}
 
 
+_SHARED = ("format", "command", "images", "supernet", "classes")
+"""Keys of a run on several devices that are the same for each of them."""
+
+
 def _several(file: YamlFile) -> list[About]:
     """Return one `About` per device of a search on several devices.
 
@@ -428,7 +439,7 @@ def _several(file: YamlFile) -> list[About]:
     found = []
     for index, entry in enumerate(devices):
         keys: list[str | int] = ["devices", index]
-        shared = {key: file.data.get(key) for key in ("format", "command", "images")}
+        shared = {key: file.data[key] for key in _SHARED if key in file.data}
         data = {
             **(entry if isinstance(entry, dict) else {}),
             **shared,

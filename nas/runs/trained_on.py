@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.errors import InputError
 from nas.files import YamlFile
+from nas.resources import expanded
 from nas.runs.schema import FINETUNE_FILE, RUN_FILE, WEIGHTS_FILE
 from nas.weight_files import read_header
 
@@ -53,7 +54,7 @@ class ImageRange:
     @property
     def share(self) -> float:
         """Return the share of the data set that was trained on, 0 to 1."""
-        return (self.stop - self.start) / self.total
+        return (self.stop - self.start) / self.total if self.total else 0.0
 
     def is_of(self, other: ImageRange) -> bool:
         """Return whether both are of the same data set, as far as their records tell."""
@@ -108,7 +109,7 @@ def images_of(data: ImageData, seed: int) -> ImageRange | None:
 
 def absolute(name: str) -> str:
     """Return the value of --data, absolute where it names a file or a folder that exists."""
-    path = Path(name).expanduser()
+    path = expanded(name)
     return str(path.resolve()) if name and path.exists() else name
 
 
@@ -117,14 +118,26 @@ def from_header(header: Mapping[str, str]) -> TrainedOn:
     try:
         names = json.loads(header.get(CLASSES, "null"))
         ranges = json.loads(header.get(IMAGES, "[]"))
-        images = tuple(ImageRange(**each) for each in ranges)
-    except (ValueError, TypeError):
+        images = tuple(_range(each) for each in ranges)
+    except (ValueError, TypeError, RecursionError):
         return TrainedOn()
     classes = tuple(map(str, names)) if isinstance(names, list) else None
     # Exports of weights whose classes are not known number them, and know no images either.
     if classes == tuple(map(str, range(len(classes or ())))) and not images:
         classes = None
     return TrainedOn(classes, images)
+
+
+def _range(entry: Mapping[str, Any]) -> ImageRange:
+    """Return the record in an entry of a header; raise ValueError or TypeError for another one."""
+    found = ImageRange(**entry)
+    counts = (found.start, found.stop, found.total, found.seed)
+    texts = (found.dataset, found.name, found.fingerprint)
+    if not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError(f"expected counts (got {counts})")
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"expected texts (got {texts})")
+    return found
 
 
 def read_trained_on(weights: Path) -> TrainedOn:

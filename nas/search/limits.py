@@ -34,8 +34,11 @@ def mes(params: int, ms: float) -> float:
 
         MES = 100 (params / 3 M)^-0.5 (ms / 1 ms)^-1
 
-    MobileNetV2 (3.5 M parameters, 0.9 ms on an iPhone 12) has 102.9.
+    MobileNetV2 (3.5 M parameters, 0.9 ms on an iPhone 12) has 102.9. It is infinite at 0 ms, which
+    tables of other programs may have.
     """
+    if ms <= 0:
+        return inf
     return float(SCORE * (params / UNIT_PARAMS) ** -PARAMS_POWER * (ms / UNIT_MS) ** -MS_POWER)
 
 

@@ -14,7 +14,7 @@ from nas.accuracy import Accuracy, Scores
 from nas.accuracy.evaluations import Evaluations
 from nas.csv_files import Writer
 from nas.display import frame, html_table, shortened
-from nas.errors import InputError
+from nas.errors import InputError, check_name
 from nas.figures import Figure, Series, layer, series_encoding, x_axis, y_axis
 from nas.files import write_text
 from nas.latency import LatencyTable
@@ -160,6 +160,7 @@ class Found:
 
         `nas.load_architecture` reads the former.
         """
+        check_name("folder", folder, "the path of a folder")
         self.architecture.save(Path(folder) / ARCHITECTURE_FILE)
         write_text(Path(folder) / "trace.csv", trace_csv(self.trace))
 

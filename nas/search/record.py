@@ -207,7 +207,11 @@ def _inherited(supernet: str) -> dict[str, Any]:
 
 
 def write_several(
-    folder: Path, found: Several, command: Sequence[str], images: UsedImages | None = None
+    folder: Path,
+    found: Several,
+    command: Sequence[str],
+    images: UsedImages | None = None,
+    supernet: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Write the run folder of a search on several devices, and return its members by name.
 
@@ -220,6 +224,7 @@ def write_several(
         found: the results.
         command: the command line that started the search.
         images: those that the members were chosen by, if any.
+        supernet: folder of the training that the common member's weights are inherited from, if any.
     """
     for each in found.devices:
         name = each.problem.table.device.name
@@ -238,6 +243,7 @@ def write_several(
         "result": members,
     }
     document |= {"reason": found.reason} if found.reason else {}
+    document |= _inherited(supernet) if supernet else {}
     _finish(folder, document | _keep_images(folder, images))
     return members
 

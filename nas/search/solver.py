@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import SupportsFloat, get_args
+from typing import get_args
 
 from nas.accuracy import Scores
 from nas.accuracy.evaluations import Evaluations
 from nas.blocks import HeadSpec
-from nas.errors import InputError, check_name, check_type, nearest
+from nas.errors import InputError, check_count, check_number, check_type, nearest
 from nas.latency import LatencyTable, MissingRows
 from nas.search.engines import AUTO, ENGINES, EVALUATING
 from nas.search.engines.optuna.storage import StudySettings
@@ -138,10 +138,13 @@ def pose(
     check_type("space", space, Space, "nas.load_space")
     check_type("table", table, LatencyTable, "nas.load_table")
     check_type("scores", scores, Scores, "nas.load_scores")
-    numbers = {"latency target": latency_ms, "min_accuracy": min_accuracy, "max_drop": max_drop}
-    for what, number in {**numbers, **(limits or {}), "evaluate_best": evaluate_best}.items():
-        _check_number(what, number)
-    engine = _checked_engine(engine, candidates, objective, evaluations, evaluate_best)
+    latency_ms = _number("latency target", latency_ms)
+    min_accuracy = _number("min_accuracy", min_accuracy)
+    max_drop = _number("max_drop", max_drop)
+    limits = _numbers(limits)
+    evaluate_best = check_count("evaluate_best", evaluate_best, least=1)
+    _check_objects(on_step, study, evaluations)
+    engine = _checked_engine(engine, candidates, objective, evaluations)
     # Once for the whole search: a table that was not `calibrated` looks its space up at every
     # prediction.
     table = table.calibrated(space.name, space.resolution)
@@ -155,7 +158,7 @@ def pose(
     searched, start = _frozen(scored, freeze, start)
     _check_heads(searched, known_heads)
     graph, least_ms, quickest = _laid_out(searched, table, scores)
-    further = further_limits(limits or {}, table)
+    further = further_limits(limits, table)
     target_ms, reason = _target(
         latency_ms, graph.space, table, start, limited=bool(further) or drop is not None
     )
@@ -197,7 +200,6 @@ def _checked_engine(
     candidates: Candidates,
     objective: Objective,
     evaluations: Evaluations | None,
-    evaluate_best: int,
 ) -> str:
     """Return the engine, or that which "auto" stands for.
 
@@ -210,8 +212,9 @@ def _checked_engine(
         ("objective", objective, get_args(Objective)),
     )
     for what, given, names in known:
+        if not isinstance(given, str):
+            raise InputError(f"{what} {given!r}: expected one of {', '.join(names)}")
         if given not in names:
-            check_name(what, given, f"one of {', '.join(names)}")
             raise InputError(f"unknown {what} '{given}'{nearest(given, names)}")
     engine = _chosen(engine, candidates, objective, evaluations)
     if objective == "mes" and engine != "slimming":
@@ -222,10 +225,6 @@ def _checked_engine(
     if evaluations is not None and engine not in EVALUATING:
         raise InputError(
             f"members are evaluated by the engines {' and '.join(EVALUATING)}, not by '{engine}'"
-        )
-    if evaluate_best < 1:
-        raise InputError(
-            f"evaluate_best {evaluate_best}: at least one move of a step must be evaluated"
         )
     return engine
 
@@ -311,6 +310,8 @@ def _frozen(
     """
     if isinstance(parts, str):
         raise InputError(f"freeze: expected a list of parts (got '{parts}'). Fix: ['{parts}']")
+    if not isinstance(parts, Collection) or not all(isinstance(part, str) for part in parts):
+        raise InputError(f"freeze: expected a list of parts (got {str(parts)[:40]!r})")
     if not parts and start is None:
         return space, None
     if not parts:
@@ -341,12 +342,31 @@ def _check_heads(space: Space, known: Sequence[HeadSpec]) -> None:
         )
 
 
-def _check_number(what: str, number: object) -> None:
-    """Raise InputError for a value that is not a number; ranges are checked elsewhere."""
-    if number is not None and (
-        isinstance(number, (bool, str)) or not isinstance(number, SupportsFloat)
+def _number(what: str, number: object) -> float | None:
+    return None if number is None else check_number(what, number)
+
+
+def _numbers(limits: object) -> dict[str, float]:
+    """Return the further limits by name; raise InputError where they are not numbers by name."""
+    if limits is None:
+        return {}
+    if not isinstance(limits, Mapping) or not all(isinstance(name, str) for name in limits):
+        raise InputError(
+            f"limits: expected numbers by name (got {str(limits)[:40]!r}). Fix: {{'macs': 6e8}}"
+        )
+    return {name: check_number(name, most) for name, most in limits.items()}
+
+
+def _check_objects(on_step: object, study: object, evaluations: object) -> None:
+    """Raise InputError for objects of another type, which would fail in the middle of a search."""
+    if on_step is not None and not callable(on_step):
+        raise InputError(f"on_step: expected a function of a step (got {str(on_step)[:40]!r})")
+    for what, value, kind in (
+        ("study", study, StudySettings),
+        ("evaluations", evaluations, Evaluations),
     ):
-        raise InputError(f"{what} {number!r}: expected a number")
+        if value is not None:
+            check_type(what, value, kind)
 
 
 def _chosen(
@@ -391,7 +411,7 @@ def _most_drop(
     if min_accuracy is None:
         return None if max_drop is None else max_drop - lowered
     if max_drop is not None:
-        raise InputError("min_accuracy and max_drop exclude each other")
+        raise InputError("min_accuracy and max_drop exclude each other. Fix: leave out one of them")
     if not 0 < min_accuracy < 100:
         raise InputError(f"min_accuracy {min_accuracy:g}: expected a percentage between 0 and 100")
     if not scores.absolute:

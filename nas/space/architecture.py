@@ -27,9 +27,10 @@ from nas.blocks import (
     pyramid,
 )
 from nas.display import shortened
-from nas.errors import InputError
+from nas.errors import InputError, check_count, check_type
 from nas.files import YamlFile, write_yaml
 from nas.space.place import HEAD, STEM, Place
+from nas.space.sizes import MOST_CLASSES, sides_of
 
 Spec = TypeVar("Spec", bound=BlockSpec)
 
@@ -156,7 +157,7 @@ class Architecture:
 
         That is the stem, a stage's entry, a block of a stage or the head.
         """
-        place = Place.parse(place) if isinstance(place, str) else place
+        place = _place(place)
         if place.part == "head":
             return self.head
         if place.part == "stem":
@@ -171,7 +172,8 @@ class Architecture:
             Misfit: the place needs a head or a block that can enter a stage, and `block` is not
                 one.
         """
-        place = Place.parse(place) if isinstance(place, str) else place
+        place = _place(place)
+        check_type("block", block, BlockSpec)
         if place.part == "head":
             if not isinstance(block, HeadSpec):
                 raise Misfit(place, f"{block.kind} is not a head")
@@ -192,19 +194,19 @@ class Architecture:
 
     def with_head(self, head: HeadSpec) -> Architecture:
         """Return the same network with another head, for example that of dense prediction."""
+        check_type("head", head, HeadSpec)
         return replace(self, head=head)
 
     def at(
         self, resolution: int | tuple[int, int] | None = None, classes: int | None = None
     ) -> Architecture:
-        """Return the same network for another input size or another number of classes."""
-        size = (
-            (resolution, resolution)
-            if isinstance(resolution, int)
-            else resolution or self.resolution
-        )
-        check_resolution(size)
-        head = self.head if classes is None else replace(self.head, classes=classes)
+        """Return the same network for another input size or another number of classes.
+
+        Raises:
+            InputError: the size or the number is not a possible one.
+        """
+        size = self.resolution if resolution is None else sides_of(resolution)
+        head = self.head if classes is None else with_classes(self.head, classes)
         return replace(self, resolution=size, head=head)
 
     def compact(self) -> Architecture:
@@ -242,6 +244,18 @@ class Architecture:
     def __getstate__(self) -> dict[str, Any]:
         """Return the fields without the cached operations."""
         return {key: value for key, value in self.__dict__.items() if key != "_operations"}
+
+
+def _place(place: Place | str) -> Place:
+    if isinstance(place, str):
+        return Place.parse(place)
+    check_type("place", place, Place)
+    return place
+
+
+def with_classes(head: HeadSpec, classes: int) -> HeadSpec:
+    """Return a head for another number of classes; raise InputError for an impossible one."""
+    return replace(head, classes=check_count("classes", classes, least=2, most=MOST_CLASSES))
 
 
 def check_resolution(resolution: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from nas.display import shortened
 from nas.errors import InputError
 from nas.options import ANY, option
 
@@ -23,7 +24,7 @@ def sides(text: Any) -> tuple[int, int]:
     """Return (height, width) from 512, "512", "1024x2048" or (1024, 2048)."""
     from nas.space.architecture import check_resolution
 
-    if isinstance(text, (list, tuple)):
+    if isinstance(text, (list, tuple)) and len(text) == 2:
         text = "x".join(map(str, text))
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(text).strip())
     if not match:
@@ -203,6 +204,20 @@ class Sizes:
             if value is not None
             for part in (name, str(value))
         ]
+
+
+def sides_of(resolution: object) -> tuple[int, int]:
+    """Return (height, width) of a Python call, as `sides`.
+
+    Raises:
+        InputError: for anything else than one or two sides of a possible input.
+    """
+    try:
+        return sides(resolution)
+    except ValueError as error:
+        reason = str(error)
+    shown = shortened(" ".join(repr(resolution).split()), 40)
+    raise InputError(reason if reason.startswith("resolution") else f"resolution {shown}: {reason}")
 
 
 def size_text(resolution: tuple[int, int]) -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from nas.blocks import BlockSpec, EntrySpec, HeadSpec, Identity, Shape
 from nas.display import frame, html_table, shortened
-from nas.errors import InputError
+from nas.errors import InputError, check_count, check_type
 from nas.files import path_of
-from nas.space.architecture import STRIDE, Architecture, Stage
+from nas.space.architecture import STRIDE, Architecture, Stage, with_classes
 from nas.space.candidates import (
     Blocks,
     Pick,
@@ -199,6 +199,8 @@ class Space:
         Args:
             seed: seed of a new generator, or the generator to draw from.
         """
+        if not isinstance(seed, random.Random):
+            seed = check_count("seed", seed)
         rng = seed if isinstance(seed, random.Random) else random.Random(seed)
         widths = [rng.choice(stage.widths) for stage in self.stages]
         depths = [rng.randint(*stage.depths) for stage in self.stages]
@@ -266,6 +268,7 @@ class Space:
 
         Its input size, its number of classes and a head for another task do not matter.
         """
+        check_type("arch", arch, Architecture, "nas.load_architecture")
         if len(arch.stages) != len(self.stages):
             raise ValueError(f"{len(arch.stages)} stages, the space has {len(self.stages)}")
         if arch.stem is None if self.stems else arch.stem is not None:
@@ -332,7 +335,7 @@ class Space:
         size = self.largest().at(resolution, classes).resolution
         heads = self.heads
         if classes is not None:
-            heads = tuple(replace(head, classes=classes) for head in heads)
+            heads = tuple(with_classes(head, classes) for head in heads)
         members = {name: arch.at(resolution, classes) for name, arch in self.published.items()}
         sized = replace(self, resolution=size, heads=heads, published=members)
         refused = refusal(sized) if size != self.resolution else None
@@ -350,6 +353,8 @@ class Space:
 
     def with_head(self, head: HeadSpec, *others: HeadSpec) -> Space:
         """Return the same space with other heads to choose from; published members get the first."""
+        for each in (head, *others):
+            check_type("head", each, HeadSpec)
         members = {name: replace(arch, head=head) for name, arch in self.published.items()}
         return replace(self, heads=(head, *others), published=members)
 

@@ -19,9 +19,8 @@ from nas.blocks.module import resize_bias
 from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
 from nas.network import build
+from nas.runs.homes import check_free
 from nas.runs.schema import (
-    FINETUNE_FILE,
-    RUN_FILE,
     SUPERNET_FILE,
     WEIGHTS_FORMAT,
     SupernetFile,
@@ -124,7 +123,7 @@ def describe(
                 )
         return
     if not folder.description.exists():
-        folder.refuse_other((RUN_FILE, FINETUNE_FILE))
+        check_free(folder.root, SUPERNET_FILE)
     if not write:
         return
     folder.root.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def trained_on(description: Mapping[str, Any]) -> TrainedOn:
         return TrainedOn()
     classes = data.get("classes")
     names = tuple(map(str, classes)) if isinstance(classes, list) else None
-    if not {"dataset", "total", "held_out"} <= data.keys():
+    if any(data.get(key) is None for key in ("dataset", "total", "held_out")):
         return TrainedOn(names)
     images = ImageRange(
         dataset=str(data["dataset"]),
@@ -75,7 +75,9 @@ def trained_on(description: Mapping[str, Any]) -> TrainedOn:
 
 def _counts_in_words(source: Any) -> dict[str, Any]:
     """Return the data set and its numbers of images from the words of an older `source`."""
-    words = re.fullmatch(r"(.*); (\d+) of (\d+) images to train on", str(source), re.DOTALL)
+    words = re.fullmatch(
+        r"(.*); (\d{1,15}) of (\d{1,15}) images to train on", str(source), re.DOTALL
+    )
     if words is None:
         return {}
     total = int(words[3])

@@ -140,7 +140,7 @@ def training_splits(root: str | Path, data: str) -> Splits:
         if len(whole.train) == total:
             splits = divide(whole, held_out)
             # Equal numbers do not prove equal images; the hash of their pixels does.
-            if splits.train.fingerprint == about["fingerprint"]:
+            if splits.train.fingerprint == about.get("fingerprint"):
                 return splits
         break
     raise InputError(
@@ -156,7 +156,7 @@ def _counts(about: Mapping[str, Any], path: Path) -> tuple[int, int]:
     Raises:
         InputError: naming the file that lacks them.
     """
-    if "total" in about and "held_out" in about:
+    if about.get("total") is not None and about.get("held_out") is not None:
         return int(about["total"]), int(about["held_out"])
     raise InputError(
         f"{path}: data: total and held_out are missing, so the held-out images are unknown. Fix:"

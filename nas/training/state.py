@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -51,15 +51,6 @@ class TrainingFolder:
     @property
     def tensorboard(self) -> Path:
         return self.root / "tensorboard"
-
-    def refuse_other(self, names: Iterable[str]) -> None:
-        """Raise InputError for a folder that has one of these files, which are of something else."""
-        there = next((name for name in names if (self.root / name).exists()), None)
-        if there is not None:
-            raise InputError(
-                f"{self.root}: holds {there} of something else, whose files would be replaced (expected"
-                " a new folder, or one of the same training). Fix: another --out"
-            )
 
     @contextmanager
     def locked(self, main: bool = True) -> Iterator[None]:

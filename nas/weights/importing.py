@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nas.blocks import FAMILIES
 from nas.blocks.module import Block, CheckpointLayout, resize_bias
-from nas.errors import InputError
+from nas.errors import InputError, check_type
 from nas.network import Network
 from nas.weights.wrappers import Choice, choose, is_counter
 
@@ -70,6 +70,8 @@ def import_weights(net: Network, state_dict: Mapping[str, Any], *, new_head: boo
         InputError: for a checkpoint of an unknown layout, of another architecture, or of another
             number of classes, and for weights that are not finite numbers.
     """
+    check_type("net", net, Network)
+    check_type("state_dict", state_dict, Mapping, "nas.weights.load_state_dict")
     match = match_weights(net, state_dict, new_head=new_head)
     net.load_state_dict(match.values)
     for note in match.notes:

@@ -220,6 +220,14 @@ def test_runs_that_are_no_evidence_are_refused_by_name(space: Space, tmp_path: P
         trained_members(space, [strange])
     with pytest.raises(InputError, match=r"empty: has no finetune/finetune\.yaml"):
         trained_members(space, [tmp_path / "empty"])
+    with pytest.raises(InputError, match=r"--evidence .*first: is given twice"):
+        trained_members(space, [first, f"{tmp_path}/other/../first"])
+    for error in (".inf", "1e-300", "-1", ".nan"):
+        path = Path(strange, "finetune", "finetune.yaml")
+        path.write_text(path.read_text().replace("standard_error: 0.5", f"standard_error: {error}"))
+        with pytest.raises(InputError, match=r"finetune\.yaml:\d+: accuracy: is 71 ± "):
+            trained_members(space, [strange])
+        path.write_text(path.read_text().replace(f"standard_error: {error}", "standard_error: 0.5"))
     Path(first, "finetune", "finetune.yaml").write_text("data: {fingerprint: abc, source: x}\n")
     with pytest.raises(InputError, match=r"finetune.yaml:1: accuracy: is missing"):
         trained_members(space, [first])

@@ -40,6 +40,21 @@ def test_maps_are_listed(kept: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "total 0." in text.out and "digits" in text.out and "nas data --unused" in text.err
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"name": "photos"}, "no decoded images of photos are kept\n"),
+        ({"unused": "30"}, "no decoded images are kept, unused for 30 days\n"),
+    ],
+)
+def test_what_is_not_there_is_named(
+    options: dict[str, str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    run_command("data", **options)
+    assert capsys.readouterr().out == text
+
+
 def test_maps_are_removed(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert document(capsys, prune=True, unused="1")["removed_bytes"] == 0
     assert document(capsys, prune=True, name="photos")["maps"] == []

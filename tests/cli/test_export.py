@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 import nas as library
+from nas.cli.export import measurable
+from nas.export.run import Exported
 from nas.export.target import save_state
 
 Nas = Callable[..., tuple[int, str, str]]
@@ -130,3 +133,11 @@ def test_a_broken_architecture_names_the_line(nas: Nas, run: Path) -> None:
     (run / "architecture.yaml").write_text("format: nas-architecture-1\nresolution: [64, 63]\n")
     code, out, err = nas("export", "run")
     assert code == 2 and out == "" and err.startswith("nas: run/architecture.yaml:2: resolution: ")
+
+
+def test_the_next_command_measures_the_file_where_this_computer_has_no_table(nas: Nas) -> None:
+    exported = Exported({"litert": {"file": "model.tflite"}}, {}, (), Path("a-export"))
+    assert measurable("a.yaml", "host", exported) == "a-export/model.tflite"
+    assert measurable("a.yaml", "iphone12", exported) == "a.yaml"
+    shutil.copytree("latency_tables/toy", "latency_tables/host")
+    assert measurable("a.yaml", "host", exported) == "a.yaml"

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from nas.runs.images import UsedImages, read_images
+from nas.runs.schema import read_about
 from nas.search import Evaluated, load_scores
 from nas.space import load_architecture
 
@@ -80,6 +81,32 @@ def test_a_run_lists_the_images_that_it_was_chosen_by(nas, trained):
     assert code == 0, err
     assert not Path("runs/law/images.csv").exists()
     assert "images" not in yaml.safe_load(Path("runs/law/run.yaml").read_text())
+
+
+def test_the_member_for_several_devices_inherits_weights_too(
+    nas, trained, made_up_table, monkeypatch
+):
+    # The table of `trained` is named "toy", and devices are told apart by their names.
+    made_up_table(trained, name="other").save("latency_tables/other32")
+    inherited = []
+    monkeypatch.setattr(
+        "nas.supernet.checkpoint.extract_to", lambda *arguments: inherited.append(arguments)
+    )
+    code, out, err = nas(*SEARCH, "--device", "other32", "--out", "runs/both")
+    assert code == 0, err
+    ((supernet, member, path),) = inherited
+    assert (supernet, path) == ("runs/trained", Path("runs/both/weights.safetensors"))
+    assert member == load_architecture(json.loads(out)["architecture"])
+    assert {about.supernet for about in read_about(Path("runs/both")).values()} == {"runs/trained"}
+
+
+def test_scores_that_a_supernet_replaces_are_refused(nas, trained):
+    for more in (["--scores", "small"], ["--scores", "swiftformer", "--score-by", "alpha"]):
+        code, _, err = nas(*SEARCH, *more)
+        assert code == 2 and err == (
+            f"nas: --scores {more[1]}: has no effect here (the search takes the scores that"
+            " --supernet measured). Fix: leave it out\n"
+        )
 
 
 def test_members_are_evaluated_and_the_run_says_so(nas, trained):

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,24 @@ def test_predict_json_is_one_document_with_the_promised_keys(nas, workplace):
         *(op.name for op in workplace.space.published["small_s"].operations()),
     ]
     assert err.startswith("next: nas search --space small --device toy --latency-ms")
+
+
+@pytest.mark.parametrize("space", ["", "gone"])
+def test_the_next_command_for_a_network_of_no_known_space_measures_it(nas, workplace, space):
+    member = workplace.space.published["small_s"]
+    replace(member, space=space).save("own.yaml")
+    code, _, err = nas("predict", "own.yaml", "--device", "toy")
+    assert code == 0 and err.splitlines()[-1] == "next: nas check --device toy own.yaml"
+
+
+def test_the_next_command_of_the_fastest_member_reaches_it(nas, workplace):
+    fastest = workplace.space.smallest()
+    fastest.save("fastest.yaml")
+    code, _, err = nas("predict", "fastest.yaml", "--device", "toy")
+    assert code == 0 and err.startswith("next: nas search ")
+    code, out, err = nas(*shlex.split(err.removeprefix("next: nas ")), "--json")
+    assert code == 0, err
+    assert json.loads(out)["params"] == fastest.params
 
 
 SHIPPED = [
@@ -337,6 +357,7 @@ def refused(outcome: tuple[int, str, str]) -> str:
         ),
         ([*SEARCH, "--scores", "nowhere"], "no scores at 'nowhere'"),
         ([*SEARCH, "--supernet", "nowhere"], "there is no such training run"),
+        ([*SEARCH, "--freeze", ", ,"], "--freeze , ,: names no part. Fix: --freeze stem,stage1"),
         ([*SEARCH, "--supernet", "search_spaces"], "is not finished (scores.csv is missing)"),
         ([*SEARCH, "--out", "search_spaces"], "exists already and is not an empty folder"),
         (

@@ -87,6 +87,9 @@ def test_each_device_its_target_in_words(nas: Nas) -> None:
     assert "target    0.5 ms, on toy" in err and "target    0.9 ms, on late" in err
     assert "best on all" in out and "toy ms" in out and "late ms" in out
     assert "next: nas predict" in err
+    run = next(Path("runs").iterdir())
+    code, _, err = nas("export", str(run), "--to", "config")
+    assert code == 0 and err.splitlines()[-1] == f"next: nas check {run} --device toy"
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from small_training import TRAIN
 
+from nas.accuracy import RecordedScores
 from nas.accuracy.gate import Evidence, Reason, Verdict, verdict_on
 from nas.cli import train
+from nas.cli.score import show
 from nas.data import Splits, load_data
 from nas.option_values import make
 from nas.supernet.options import TrainOptions
@@ -82,6 +86,25 @@ BASE = ["nas", "train", "--space", "small"]
 
 def test_next_is_a_search_where_the_evidence_is_usable(splits: Splits) -> None:
     assert next_of(verdict(None), splits) is None
+
+
+def test_the_next_search_is_for_a_device_that_has_a_table(
+    workplace: SimpleNamespace,
+    made_up_scores: Callable[..., RecordedScores],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    scores = replace(made_up_scores(workplace.space), baseline_accuracy=50.0, images=50)
+
+    def said() -> str:
+        show("small", folder="t", scores=scores, verdict=verdict(None), remedy=None)
+        return capsys.readouterr().err
+
+    search = "next: nas search --space small --device {} --supernet t\n"
+    without = said()
+    assert without.endswith(search.format("iphone12"))
+    assert "no latency table for this size: nas profile --space small --device host" in without
+    shutil.copytree("latency_tables/toy", "latency_tables/host")
+    assert said().endswith(search.format("host")) and "no latency table" not in said()
 
 
 def test_next_is_a_longer_training_in_another_folder(splits: Splits) -> None:

@@ -130,6 +130,17 @@ def test_a_full_disk_behind_stdout_is_one_line() -> None:
     )
 
 
+def test_a_locale_without_the_letters_of_a_text_gets_escapes() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "nas", "predict", "efficientformer_l1", "--device", "iphone12"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert r" \xb1 " in result.stdout and "Traceback" not in result.stderr
+
+
 def test_a_removed_working_directory_is_one_line(tmp_path: Path) -> None:
     folder = tmp_path / "gone"
     folder.mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -136,4 +137,24 @@ def test_labels_that_do_not_fit_the_outputs_are_refused(
         archive.writestr("labels.txt", "only\n")
         archive.writestr("metadata.json", about)
     with pytest.raises(InputError, match="has 1 class names for 3 outputs"):
+        classify(path, photo(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("about", "reason"),
+    [
+        ("[1, 2]", r"is not a \.tflite file of `nas export`"),
+        ("[" * 100_000, r"is not a \.tflite file of `nas export`"),
+        (f'{{"a": "{"x" * (1 << 27)}"}}', "its class names are too large"),
+        ('{"background": "plaid"}', "background: is not a colour"),
+    ],
+    ids=("list", "nested", "huge", "background"),
+)
+def test_a_strangers_metadata_are_refused(tmp_path: Path, about: str, reason: str) -> None:
+    path = tmp_path / "net.tflite"
+    shutil.copy(Path(__file__).parents[1] / "devices" / "empty.tflite", path)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("labels.txt", "a\nb\n")
+        archive.writestr("metadata.json", about)
+    with pytest.raises(InputError, match=reason):
         classify(path, photo(tmp_path))

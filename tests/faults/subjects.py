@@ -57,6 +57,12 @@ def _scores() -> Any:
     return scores.accuracy(nas.load_space(SPACE).smallest())
 
 
+def _images() -> Any:
+    from nas.runs.images import read_images
+
+    return read_images(Path("supernet/images.csv"))
+
+
 def _supernet() -> Any:
     from nas.supernet.checkpoint import load_supernet
 
@@ -135,6 +141,8 @@ def _words(command: str) -> tuple[str, ...]:
 
 PREDICT = _words("predict net.yaml --device toy")
 SEARCH = _words(f"search --space {SPACE} --device toy --engine slimming")
+BEGUN = (*SEARCH, *_words("--latency-ms 0.3"))
+POSTERIOR = (*BEGUN, *_words("--scores posterior"))
 SCORE = _words("score supernet --data digits --images 60 --widths 1")
 REPORT = _words("report run --out r/page.html")
 MERGE = _words("profile --merge bundle --out x")
@@ -179,6 +187,31 @@ SUBJECTS = [
         "binary",
         _words("export run --to torch --out x"),
     ),
+    Subject("check", "run/check-toy.yaml", "yaml", REPORT),
+    Subject("front", "run/front.csv", "csv", REPORT),
+    Subject("exports reported", "run/export/export.yaml", "yaml", REPORT),
+    Subject(
+        "run of several devices", "several/run.yaml", "yaml", _words("report several --out r.html")
+    ),
+    Subject("begun search", "begun/begun.yaml", "yaml", (*BEGUN, "--out", "begun"), ("begun",)),
+    Subject("images", "supernet/images.csv", "csv", _images),
+    Subject(
+        "fine-tuning as evidence",
+        "run/finetune/finetune.yaml",
+        "yaml",
+        (*BEGUN, "--evidence", "run"),
+        ("--evidence",),
+    ),
+    Subject(
+        "fine-tuning exported",
+        "run/finetune/finetune.yaml",
+        "yaml",
+        _words("export run --to config --data digits --out x"),
+    ),
+    Subject("posterior", "posterior/scores.yaml", "yaml", POSTERIOR),
+    Subject("posterior's law", "posterior/law.yaml", "yaml", POSTERIOR),
+    Subject("posterior's rows", "posterior/corrections/scores.csv", "csv", POSTERIOR),
+    Subject("posterior's rows.yaml", "posterior/corrections/scores.yaml", "yaml", POSTERIOR),
     Subject("supernet.yaml reported", "supernet/supernet.yaml", "yaml", REPORT),
     Subject("alpha", "supernet/alpha.csv", "csv", REPORT),
     Subject("supernet.yaml", "supernet/supernet.yaml", "yaml", _supernet),

@@ -70,7 +70,8 @@ COMMANDS = (
         *("--epochs", "1", "--batch", "32", "--held-out", "60", "--score-images", "60"),
         *("--score-widths", "1", "--out", "supernet"),
     ),
-    (*SEARCH, "--supernet", "supernet", "--out", "run"),
+    (*SEARCH, "--supernet", "supernet", "--front", "--out", "run"),
+    (*SEARCH, "--device", "toy2", "--out", "several"),
     (
         *SEARCH,
         "--engine",
@@ -107,6 +108,8 @@ def build(folder: Path) -> Path:
             assert code == 0, f"nas {' '.join(words)}: {err or out}"
         shutil.copy("run/architecture.yaml", "net.yaml")
         shutil.copy("run/finetune/weights.safetensors", "w.safetensors")
+        _later_files()
+        _posterior()
         _checkpoint()
         _data()
         _write_lines("lut.json", [EMBEDDING, *BOTTLENECK])
@@ -146,8 +149,44 @@ def _table() -> None:
         "2026-01-31",
     )
     make_table(DeviceInfo(*words, intercept_ms=0.1), rows).save(Path("latency_tables/toy"))
+    second = DeviceInfo("toy2", *words[1:], intercept_ms=0.2)
+    make_table(second, rows).save(Path("latency_tables/toy2"))
     failed = {("mb4d", "expansion=2;pool=3;activation=gelu", "40x8x8"): "no kernel"}
     write_unsupported(Path("latency_tables/toy"), failed)
+
+
+def _later_files() -> None:
+    """Write what later commands add to a run, and the mark of a search that was killed."""
+    from subjects import BEGUN
+
+    import nas
+    from nas.files import write_yaml
+
+    operations = nas.load_architecture("net.yaml").operations()
+    rows = [
+        {"name": each.name, "kind": each.spec.kind, "predicted_ms": 0.01, "measured_ms": 0.011}
+        for each in operations
+    ]
+    about = {"format": "nas-run-check-1", "device": "toy", "date": "2026-01-31", "operations": rows}
+    times = {"measured_ms": 0.5, "predicted_ms": 0.48, "error_percent": -4.0}
+    write_yaml("run/check-toy.yaml", about | times)
+    Path("run/export").mkdir()
+    shutil.copy("exports/export.yaml", "run/export/export.yaml")
+    Path("begun").mkdir()
+    write_yaml("begun/begun.yaml", {"command": "nas " + " ".join(BEGUN)})
+
+
+def _posterior() -> None:
+    """Write scores of the accuracy law that a supernet corrected."""
+    import nas
+    from nas.accuracy import RecordedScores, default_scores
+    from nas.accuracy.evidence import corrected
+    from nas.accuracy.law_scores import LawScores
+
+    space = nas.load_space("./search_spaces/small.yaml")
+    law, recorded = default_scores(space), nas.load_scores("supernet")
+    assert isinstance(law, LawScores) and isinstance(recorded, RecordedScores)
+    corrected(law, recorded).save(Path("posterior"))
 
 
 def _checkpoint() -> None:

@@ -12,9 +12,11 @@ import pytest
 import yaml
 
 from nas.errors import InputError
-from nas.files import YamlFile, write_yaml
+from nas.figures import Figure
+from nas.files import YamlFile, write_text, write_yaml
 from nas.latency import load_table
 from nas.report.front import front_figure, fronts_figure
+from nas.report.members import otherwise
 from nas.report.page import render, write_pictures
 from nas.report.run import load_runs, without
 from nas.report.summary import meaning, rests_on, tiles
@@ -161,6 +163,48 @@ def test_a_fine_tuning_under_way_is_no_result(make_run, add_everything):
     assert not any("fine" in tile.label for tile in tiles(run))
 
 
+def test_a_fine_tuning_that_skipped_steps_or_filled_the_disk_is_shown(make_run, add_everything):
+    folder = make_run()
+    add_everything(folder, load_architecture(folder / "architecture.yaml"))
+    metrics = folder / "finetune" / "metrics.csv"
+    metrics.write_text(f"{metrics.read_text()}30,40,1.5,,\n40,40,2,1.2,60\n50,40")
+    (run,) = load_runs(folder)
+    assert run.fits[0].epochs == (0.5, 1.0, 2.0) and run.fits[0].loss == (2.1, 1.5, 1.2)
+    metrics.write_text("")
+    (run,) = load_runs(folder)
+    assert run.fits[0].epochs == ()
+
+
+def test_a_member_of_a_table_of_zeros_is_compared(make_run):
+    folder = make_run()
+    data = yaml.safe_load((folder / "run.yaml").read_text())
+    for row in data["published"].values():
+        row["latency_ms"] = 0
+    (folder / "run.yaml").write_text(yaml.safe_dump(data))
+    verdict = otherwise(load_runs(folder)).verdict
+    assert verdict.endswith((" and is slower.", " and is as fast."))
+
+
+@pytest.mark.parametrize("name", ["../../../../escaped", "/escaped", "a/b", "..", "x" * 300])
+def test_names_of_devices_lead_out_of_no_folder(make_run, check_file, tmp_path, monkeypatch, name):
+    # The places count here, not the pictures, which take a while to draw.
+    monkeypatch.setattr(Figure, "save", lambda figure, path: write_text(path, figure.title))
+    monkeypatch.setattr("nas.figures.svg_to_png", str.encode)
+    folder = make_run()
+    arch = load_architecture(folder / "architecture.yaml")
+    (folder / "check-other.yaml").write_text(yaml.safe_dump(check_file(arch, name)))
+    (run,) = load_runs(folder)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    written = {path.resolve() for path in write_pictures(run)}
+    about = run.about.model_copy(
+        update={"table": run.about.table.model_copy(update={"device": name})}
+    )
+    several = replace(run, about=about, name=f"{run.name} on {name}")
+    written |= {path.resolve() for path in write_pictures(several)}
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} - before == written
+    assert all(folder.resolve() / "pictures" in path.parents for path in written)
+
+
 def test_a_run_on_several_devices_is_a_report_each(nas_search_several):
     runs = load_runs(nas_search_several)
     assert [run.device for run in runs] == ["toy", "slow"]
@@ -240,6 +284,25 @@ def test_a_command_without_its_folder(command, plain):
 
 
 @pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        ("nas search --space small; touch escaped", "nas search --space 'small;' touch escaped"),
+        ("nas search $(touch escaped)", "nas search '$(touch' 'escaped)'"),
+        ("rm -rf runs", ""),
+        ("nas 'open", ""),
+    ],
+)
+def test_a_strangers_command_is_not_named_as_the_next_one(make_run, command, named):
+    folder = make_run(with_front=False)
+    data = yaml.safe_load((folder / "run.yaml").read_text())
+    (folder / "run.yaml").write_text(yaml.safe_dump({**data, "command": command}))
+    Path("latency_tables/toy/table.csv").unlink()
+    (run,) = load_runs(folder)
+    (gap,) = (gap for gap in run.left_out if gap.part == "Pareto front")
+    assert gap.command == (named and f"{named} --front")
+
+
+@pytest.mark.parametrize(
     ("file", "good", "bad", "reason"),
     [
         ("run.yaml", "nas-run-1", "nas-run-9", "run.yaml:1: format: is 'nas-run-9'"),
@@ -274,6 +337,16 @@ def test_a_command_without_its_folder(command, plain):
             "accuracy: 71.5",
             "accuracy: good",
             "accuracy.held_out.ema.accuracy: ",
+        ),
+        ("run.yaml", "latency_error: null", "latency_error: -1", "result.latency_error: "),
+        ("run.yaml", "latency_ms: ", "latency_ms: -", "latency_ms: "),
+        ("run.yaml", "  cost: ", "  cost: 1e300 # ", "cost: "),
+        ("check-toy.yaml", "measured_ms: 0.5", "measured_ms: 0", "check-toy.yaml:4: measured_ms: "),
+        (
+            "finetune/finetune.yaml",
+            "standard_error: 2.0",
+            "standard_error: -2.0",
+            "accuracy.held_out.raw.standard_error: ",
         ),
         ("export/export.yaml", "bytes: 1500000", "bytes: many", "targets.onnx.bytes: "),
         (

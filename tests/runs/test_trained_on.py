@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_headers_keep_everything(classes: list[str] | None, images: list[ImageRa
 @given(st.dictionaries(st.sampled_from(["classes", "trained_on"]), st.text(max_size=30)))
 def test_other_headers_say_nothing(header: dict[str, str]) -> None:
     assert from_header(header).images == ()
+
+
+@pytest.mark.parametrize(
+    "change", [{"total": "9"}, {"start": None}, {"seed": -1}, {"stop": 1.5}, {"name": 3}, {"x": 1}]
+)
+def test_a_range_of_other_values_says_nothing(change: dict[str, object]) -> None:
+    header = {"trained_on": json.dumps([{**asdict(DATA), **change}])}
+    assert from_header(header) == TrainedOn()
+    # Nor does one of no image divide by it.
+    none = from_header({"trained_on": json.dumps([{**asdict(DATA), "total": 0}])})
+    assert none.images[0].share == 0
 
 
 def test_numbers_are_names_only_beside_the_images_that_had_them() -> None:

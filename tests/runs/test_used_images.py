@@ -59,6 +59,12 @@ def test_a_list_survives_its_file(
     assert found.record() == used.record()
 
 
+def test_no_cell_of_a_list_is_a_formula(tmp_path: Path) -> None:
+    UsedImages(unknown=("=1+1/weights",)).save(tmp_path)
+    assert "unknown,'=1+1/weights" in (tmp_path / "images.csv").read_text()
+    assert read_images(tmp_path / "images.csv").unknown == ("=1+1/weights",)
+
+
 @given(lists, lists)
 def test_lists_are_merged(one: UsedImages, other: UsedImages) -> None:
     both = merged([one, other])
@@ -76,10 +82,15 @@ def test_lists_are_merged(one: UsedImages, other: UsedImages) -> None:
         ("use,image\ntrained,00000000000000zz\n", "images.csv:2: "),
         ("use,image\ntrained,0000000000000001\nseen,0000000000000001\n", "images.csv:3: "),
         ("use,image\ntrained\n", "images.csv:2: "),
+        ("use,image\ntrained,-000000000000001\n", "images.csv:2: "),
+        ("use,image\ntrained,0x00000000000001\n", "images.csv:2: "),
+        ("", "images.csv:1: .*got nothing"),
+        (f"{'x' * 5_000}\n", "images.csv:1: .*got x{59}…"),
+        ("use,image\ntrained,\xe9\n", "images.csv: cannot be read: it is not UTF-8"),
     ],
 )
 def test_damaged_lists_are_refused_with_their_line(tmp_path: Path, text: str, where: str) -> None:
-    (tmp_path / "images.csv").write_text(text)
+    (tmp_path / "images.csv").write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=where):
         read_images(tmp_path / "images.csv")
 

@@ -3,6 +3,7 @@ given."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 
@@ -156,6 +157,7 @@ def test_no_limited_amount_grows_on_the_way(choices_space, made_up_table, made_u
 def test_mes_is_the_papers(small_space, made_up_table, made_up_scores):
     assert mes(3_500_000, 0.9) == pytest.approx(102.9, abs=0.05)
     assert mes(3_000_000, 1.0) == 100
+    assert mes(3_000_000, 0.0) == math.inf
     space = small_space()
     table = made_up_table(space)
     scores = made_up_scores(space)

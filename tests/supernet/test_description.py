@@ -70,6 +70,8 @@ def test_what_a_supernet_was_trained_on(tmp_path: Path) -> None:
     assert (found.images[0].seed, found.images[0].fingerprint) == (3, "f")
     assert trained_on({"space": "emo"}) == TrainedOn()
     assert trained_on({"data": {"classes": ["a"]}, "recipe": {}}) == TrainedOn(("a",))
+    unknown = {"classes": ["a"], "dataset": "digits", "total": None, "held_out": 3}
+    assert trained_on({"data": unknown, "recipe": {"seed": 0}}) == TrainedOn(("a",))
     write_yaml(tmp_path / "supernet.yaml", new)
     assert class_names(tmp_path / "supernet.yaml") == ["0", "1"]
     write_yaml(tmp_path / "supernet.yaml", OLD)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+from nas import resources
 from nas.devices.base import StartUp
 from nas.errors import InputError, NasError
 from nas.files import MOST_MS, file_sha256, replacing, write_text
@@ -109,8 +110,7 @@ def cache_path(name: str = "benchmark_model") -> Path:
     A user can put it there by hand too. It is below $XDG_CACHE_HOME/nas/tools (default:
     ~/.cache/nas/tools).
     """
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "nas" / "tools" / f"litert-{VERSION}-android_arm64" / name
+    return resources.cache_folder("tools") / f"litert-{VERSION}-android_arm64" / name
 
 
 def _released(name: str, variable: str) -> Path:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from nas import plugins
+from nas import plugins, resources
 from nas.errors import InputError, NasError, nearest
 
 Entry = dict[str, Any]
@@ -117,8 +117,7 @@ class Farm(ABC):
 
     def environment(self) -> Path:
         """Return the folder of the environment that is used where it exists."""
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return cache / "nas" / "farms" / self.name
+        return resources.cache_folder("farms") / self.name
 
     def pick(self, wanted: str, exact: bool, devices: list[FarmDevice]) -> FarmDevice:
         """Return the farm's device of a name, with its newest system.

@@ -24,6 +24,8 @@ LABELS, ABOUT = "labels.txt", "metadata.json"
 `unzip FILE` shows them.
 """
 _DATE = (1980, 1, 1, 0, 0, 0)
+_MOST_BYTES = 1 << 26
+"""Maximum size of an associated file, unpacked: a small archive may hold gigabytes."""
 
 
 def write(model: Model, path: Path) -> None:
@@ -98,17 +100,20 @@ def read(path: Path) -> Contents:
 
     try:
         with zipfile.ZipFile(path) as archive:
+            if max(archive.getinfo(name).file_size for name in (LABELS, ABOUT)) > _MOST_BYTES:
+                raise ValueError("its class names are too large")
             labels = archive.read(LABELS).decode()
-            about = json.loads(archive.read(ABOUT))
+            about = dict(json.loads(archive.read(ABOUT)))
         (taken,) = Interpreter(model_path=str(path)).get_input_details()
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        # (1, H, W, 3)
+        _, height, width, _ = (int(side) for side in taken["shape"])
+    # A damaged archive, its compressed parts, the metadata and the model all have errors of their own.
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path}: is not a .tflite file of `nas export`, whose class names it would hold"
             f" ({reason}). Fix: nas export RUN --to litert"
         ) from None
-    # (1, H, W, 3)
-    _, height, width, _ = (int(side) for side in taken["shape"])
     return Contents(
         classes=tuple(labels.splitlines()),
         resolution=(height, width),

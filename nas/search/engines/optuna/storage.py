@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.errors import InputError, NasError
+from nas.errors import InputError, NasError, check_count, check_type
 from nas.extras import install_command
 from nas.files import data_sha256
 from nas.latency import LatencyTable
@@ -67,8 +67,10 @@ class StudySettings:
 
     def __post_init__(self) -> None:
         for name, least in (("trials", 1), ("workers", 1), ("heartbeat_s", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} {getattr(self, name)}: expected {least} or more")
+            check_count(name, getattr(self, name), least)
+        for name in ("storage", "study"):
+            if getattr(self, name) is not None:
+                check_type(name, getattr(self, name), str)
 
     @property
     def grace_s(self) -> int:

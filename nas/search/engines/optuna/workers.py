@@ -256,7 +256,8 @@ def _is_dead(worker: str) -> bool:
     try:
         # Signal 0 is not sent; it only checks that the process exists.
         os.kill(int(process), 0)
-    except ProcessLookupError:
+    # No process has an id of so many digits as a damaged storage may have.
+    except (ProcessLookupError, OverflowError):
         return True
     except OSError:
         return False
