@@ -109,11 +109,10 @@ def _check_replaced(name: str, target: Target, source: Source) -> None:
             f"--to {name}: {path} is what is exported, and would be replaced. Fix: --out with another"
             " folder"
         )
-    if target.parts is None or not path.is_dir():
-        return
     # By its content, as a kill may have left one of ours that is not recorded yet.
-    ours = {*target.parts, ".DS_Store"}
-    others = sorted(each.name for each in path.iterdir() if each.name not in ours)
+    if target.mark is None or not path.is_dir() or (path / target.mark).exists():
+        return
+    others = sorted(each.name for each in path.iterdir() if each.name != ".DS_Store")
     if others:
         raise InputError(
             f"--to {name}: {path} is a folder of other files ({', '.join(others[:3])}), which the"

@@ -162,7 +162,7 @@ class Target:
         calibrated: whether it needs calibration images.
         weights: whether its file holds the network's weights.
         note: a remark for the user on every file of this kind.
-        parts: names in the folder that it writes, by which the folder is known; None for a file.
+        mark: file by which a folder that it writes is known; None where it writes a file.
     """
 
     file: str
@@ -177,4 +177,4 @@ class Target:
     calibrated: bool = False
     weights: bool = True
     note: str = ""
-    parts: tuple[str, ...] | None = None
+    mark: str | None = None

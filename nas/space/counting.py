@@ -1,7 +1,9 @@
-"""Count the different networks of a space; `Space.count` calls it."""
+"""Count the different networks of a space, and the ways to place global blocks; `Space` calls it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,3 +56,40 @@ def _fillings(space: Space, index: int, width: int) -> tuple[int, int, int]:
         mixed += sum(locals_ ** (depth - count) * globals_**count for count in range(1, depth))
     ways = [len(stage.entries) * number for number in (local_only, mixed, all_global)]
     return ways[0], ways[1], ways[2]
+
+
+def attention_counts(space: Space, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield every allowed tuple of numbers of global blocks per stage.
+
+    Args:
+        space: of the members.
+        depths: of each stage.
+    """
+    # A frozen stage has the global blocks that it has, whatever depth is given.
+    kept = {i: stage.fixed_global for i, stage in enumerate(space.stages) if stage.fixed}
+    for counts in _suffixes(space, depths):
+        if all(counts[index] == count for index, count in kept.items()):
+            yield counts
+
+
+def _suffixes(space: Space, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Yield what `attention_counts` does, as if no stage were frozen but for its depth."""
+    depths = [
+        stage.fixed.depth if stage.fixed else depth
+        for stage, depth in zip(space.stages, depths, strict=True)
+    ]
+    room = [depth if space.has_global(i) else 0 for i, depth in enumerate(depths)]
+    if space.placement == "stage_suffix":
+        yield from product(*(range(count + 1) for count in room))
+        return
+    # Where global blocks end the network, a stage has some only if all later stages are global.
+    counts = [0] * len(room)
+    yield tuple(counts)
+    # A stage that may have no global block ends the suffix: stages before it have none either.
+    # `counts` stays full for the stages behind `index`, as their loops ended there.
+    for index in reversed(range(len(room))):
+        if depths[index] and not room[index]:
+            return
+        for count in range(1, room[index] + 1):
+            counts[index] = count
+            yield tuple(counts)

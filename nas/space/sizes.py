@@ -26,7 +26,7 @@ def sides(text: Any) -> tuple[int, int]:
 
     if isinstance(text, (list, tuple)) and len(text) == 2:
         text = "x".join(map(str, text))
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(text).strip())
+    match = re.fullmatch(r"(-?\d{1,5})(?:x(-?\d{1,5}))?", str(text).strip())
     if not match:
         raise ValueError("expected one side, as in 512, or HEIGHTxWIDTH, as in 1024x2048")
     # One number is the side of a square.

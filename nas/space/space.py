@@ -31,7 +31,7 @@ from nas.space.candidates import (
     range_text,
     widened,
 )
-from nas.space.counting import count_members
+from nas.space.counting import attention_counts, count_members
 from nas.space.fit import misfit, refusal
 from nas.space.place import HEAD, STEM, Place
 
@@ -208,7 +208,8 @@ class Space:
         def pick(place: Place, candidates: tuple[Spec, ...], shape: Shape) -> Spec:
             return candidates[0] if len(candidates) == 1 else rng.choice(candidates)
 
-        arch = self.member(widths, depths, rng.choice(list(self._attention(depths))), pick=pick)
+        attention = rng.choice(list(attention_counts(self, depths)))
+        arch = self.member(widths, depths, attention, pick=pick)
         stages = []
         for space, stage in zip(self.stages, arch.stages, strict=True):
             if space.fixed is not None:
@@ -226,7 +227,7 @@ class Space:
         """Yield every member once, without dropped positions."""
         for widths in product(*(stage.widths for stage in self.stages)):
             for depths in product(*(stage.possible_depths for stage in self.stages)):
-                for attention in self._attention(depths):
+                for attention in attention_counts(self, depths):
                     counts = self._choices(widths, depths, attention)
                     for chosen in product(*map(range, counts)):
                         # `in_turn` relies on `member` asking for the places in the order of
@@ -484,33 +485,3 @@ class Space:
                 raise ValueError(f"stage {index + 1}: {block.kind}({block}) does not fit: {reason}")
             kinds.append(kind)
         return kinds
-
-    def _attention(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Yield every allowed tuple of numbers of global blocks per stage, at these depths."""
-        # A frozen stage has the global blocks that it has, whatever depth is given.
-        kept = {i: stage.fixed_global for i, stage in enumerate(self.stages) if stage.fixed}
-        for counts in self._suffixes(depths):
-            if all(counts[index] == count for index, count in kept.items()):
-                yield counts
-
-    def _suffixes(self, depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-        """Yield what `_attention` does, as if no stage were frozen but for its depth."""
-        depths = [
-            stage.fixed.depth if stage.fixed else depth
-            for stage, depth in zip(self.stages, depths, strict=True)
-        ]
-        room = [depth if self.has_global(i) else 0 for i, depth in enumerate(depths)]
-        if self.placement == "stage_suffix":
-            yield from product(*(range(count + 1) for count in room))
-            return
-        # Where global blocks end the network, a stage has some only if all later stages are global.
-        counts = [0] * len(room)
-        yield tuple(counts)
-        # A stage that may have no global block ends the suffix: stages before it have none either.
-        # `counts` stays full for the stages behind `index`, as their loops ended there.
-        for index in reversed(range(len(room))):
-            if depths[index] and not room[index]:
-                return
-            for count in range(1, room[index] + 1):
-                counts[index] = count
-                yield tuple(counts)

@@ -312,7 +312,7 @@ def test_what_is_exported_is_not_replaced(source: Source, target: str, tmp_path:
 
 
 def test_a_folder_of_the_user_is_not_replaced(source: Source, fake: Fake) -> None:
-    fake.target = replace(fake.target, parts=("architecture.yaml", "weights.safetensors"))
+    fake.target = replace(fake.target, mark="architecture.yaml")
     checkout = source.folder / "model.fake"
     checkout.mkdir(parents=True)
     (checkout / "setup.py").write_text("mine")

@@ -172,8 +172,8 @@ def _labels(spec: Any) -> list[str]:
 
 
 PACKAGES = ("coremltools", "torch")
-PARTS = ("Manifest.json", "Data")
-"""Names in every Core ML package."""
+MARK = "Manifest.json"
+"""File in every Core ML package."""
 TARGET = Target(
     "model.mlpackage",
     write,
@@ -181,7 +181,7 @@ TARGET = Target(
     alone=coreml_convert.convert,
     inspect=inspect,
     note=NOTE,
-    parts=PARTS,
+    mark=MARK,
 )
 
 

@@ -30,5 +30,5 @@ TARGET = Target(
     alone=coreml.TARGET.alone,
     inspect=coreml.inspect,
     note=NOTE,
-    parts=coreml.PARTS,
+    mark=coreml.MARK,
 )

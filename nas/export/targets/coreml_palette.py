@@ -53,7 +53,7 @@ def _target(bits: int) -> Target:
         alone=coreml.TARGET.alone,
         inspect=inspect,
         note=f"weights from palettes of {2**bits} values, activations in float16; {coreml.NOTE}",
-        parts=coreml.PARTS,
+        mark=coreml.MARK,
     )
 
 

@@ -494,6 +494,4 @@ FAMILIES: dict[str, Callable[[Architecture], Expressed]] = {
 }
 """Kind of a block to the function of the timm family that has it."""
 
-TARGET = Target(
-    "timm", write, packages=("torch", "safetensors"), parts=("arguments.yaml", "model.safetensors")
-)
+TARGET = Target("timm", write, packages=("torch", "safetensors"), mark="arguments.yaml")
