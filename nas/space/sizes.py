@@ -26,7 +26,7 @@ def sides(text: Any) -> tuple[int, int]:
 
     if isinstance(text, (list, tuple)) and len(text) == 2:
         text = "x".join(map(str, text))
-    match = re.fullmatch(r"(-?\d{1,5})(?:x(-?\d{1,5}))?", str(text).strip())
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(text).strip())
     if not match:
         raise ValueError("expected one side, as in 512, or HEIGHTxWIDTH, as in 1024x2048")
     # One number is the side of a square.
@@ -212,7 +212,12 @@ def sides_of(resolution: object) -> tuple[int, int]:
     Raises:
         InputError: for anything else than one or two sides of a possible input.
     """
+    from nas.space.architecture import check_resolution
+
     try:
+        # A number below 0 is no text of a side, but a number nevertheless.
+        if isinstance(resolution, int) and resolution < 0:
+            check_resolution((resolution, resolution))
         return sides(resolution)
     except ValueError as error:
         reason = str(error)
