@@ -16,6 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
 
+from nas.csv_files import separator
 from nas.data.columns import Column, label_column, split_column
 from nas.data.layout import Arranged, Item
 from nas.data.listing import Folder, stamp_of
@@ -253,9 +254,8 @@ def _rows(where: str, path: Path) -> Iterator[dict[str, Any]]:
                 yield from (_json_row(line) for line in lines if line.strip())
                 return
             header = next(lines, "")
-            # Spreadsheets of many countries separate cells by semicolons.
-            delimiter = max(",;\t", key=header.count)
-            for row in csv.DictReader(chain([header], lines), delimiter=delimiter, strict=True):
+            rows = csv.DictReader(chain([header], lines), delimiter=separator(header), strict=True)
+            for row in rows:
                 # Cells beyond the header are a list under None.
                 row.pop(None, None)
                 yield row

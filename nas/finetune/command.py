@@ -36,7 +36,7 @@ def finetune(
         data: digits, an image folder, parquet files, or a hub name; or images of
             `nas.data.load_data`.
         recipe: settings of the training; by default `Recipe()`, with hard distillation where there
-            is a teacher.
+            is a teacher. For data by name, settings at their default become those of the task.
         options: for data by name, the other options of `nas finetune` with `_` for `-`: `epochs=5,
             teacher="supernet"`; for images, those of `nas.finetune.run.finetune`.
 

@@ -123,8 +123,8 @@ def read_images(path: Path) -> UsedImages:
                 raise ValueError(f"got {_shown(row)}, expected a use and 16 digits")
     except (ValueError, csv.Error) as error:
         raise InputError(
-            f"{path}:{rows.line_num or 1}: is not a row of {IMAGES_FILE} ({error}). Fix: copy the file from where"
-            " it was written, or remove it"
+            f"{path}:{rows.line_num or 1}: is not a row of {IMAGES_FILE} ({error}). Fix: copy the file"
+            " from where it was written, or remove it"
         ) from None
     trained, held_out = (np.unique(np.array(hashes[use], np.uint64)) for use in hashes)
     return UsedImages(trained, held_out, tuple(unknown))

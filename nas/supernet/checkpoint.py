@@ -20,12 +20,7 @@ from nas.errors import InputError, NasError
 from nas.files import YamlFile, replacing, write_yaml
 from nas.network import build
 from nas.runs.homes import check_free
-from nas.runs.schema import (
-    SUPERNET_FILE,
-    WEIGHTS_FORMAT,
-    SupernetFile,
-    read_trained,
-)
+from nas.runs.schema import SUPERNET_FILE, WEIGHTS_FORMAT, SupernetFile, read_trained
 from nas.space import Architecture, Space, load_space
 from nas.supernet.description import trained_on, up_to_date
 from nas.supernet.options import Recipe
