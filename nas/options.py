@@ -165,7 +165,7 @@ class Option:
     @property
     def takes_text(self) -> bool:
         """Return whether its value is a text or a path as it is, such as a name."""
-        return self.kind in (str, Path) and self.about.read is None
+        return self.kind in (str, Path) and self.about.read in (None, str)
 
     @property
     def default_text(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nas.devices.precision import Precision
 from nas.options import ANY, LARGEST_SEED, Options, option, part
@@ -16,14 +15,6 @@ _TOOL_HELP = "Program file of LiteRT's benchmark_model for Android phones (arm64
 _ELSEWHERE = "Measuring on another machine"
 _FIGURES = "Latencies from other sources"
 MOST_NETWORKS = 10_000
-
-
-def _mask(value: Any) -> str:
-    """Return a mask of cores as it was given; the device reads it. Empty stands for all cores."""
-    # YAML reads 070 and 0x70 as other numbers than 70, and what was written is lost.
-    if not isinstance(value, str):
-        raise ValueError("is a number (expected text). Fix: put the mask into quotes, as '70'")
-    return value.strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +130,7 @@ class ProfileOptions(Options):
         None,
         help="Hexadecimal mask of an Android phone's cores, as f0 for cores 4 to 7; '' for all.",
         metavar="MASK",
-        read=_mask,
+        read=str,
         shown="the device's",
     )
     benchmark_model: Path | None = option(

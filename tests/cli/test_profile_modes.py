@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nas.cli.options import run_command
+from nas.cli.options import read_options, run_command
 from nas.devices import DeviceLost
 from nas.errors import InputError, NasError
 from nas.latency import load_table
@@ -120,9 +120,13 @@ def test_a_mask_is_text_and_may_be_empty(mask: str) -> None:
     assert make(ProfileOptions, {"affinity": mask}).affinity == mask
 
 
-def test_a_mask_that_yaml_has_read_as_a_number_is_refused() -> None:
-    with pytest.raises(InputError, match=r"--affinity 56: is a number .*Fix: .* into quotes"):
-        make(ProfileOptions, {"affinity": 56})
+@pytest.mark.parametrize("mask", ["070", "70", "1e3", "f0", "0x70"])
+def test_a_mask_in_a_file_stays_as_written(mask: str, tmp_path: Path) -> None:
+    """YAML reads 070 as 56, and 1e3 as a text or a number."""
+    config = tmp_path / "profile.yaml"
+    config.write_text(f"space: emo\ndevice: phone\naffinity: {mask}\n")
+    made = read_options("profile", {}, str(config))
+    assert made.affinity == mask  # type: ignore[attr-defined]
 
 
 def test_a_folder_beside_is_named_as_a_folder(
